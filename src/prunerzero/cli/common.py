@@ -1,0 +1,221 @@
+"""What the commands share: options, output, progress, and checks of arguments."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+import typer
+from typer.core import TyperGroup
+
+from prunerzero.errors import InputError
+from prunerzero.files import json_text
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+# Options that mean the same in every command; a command gives the default.
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+Calibration = Annotated[
+    str,
+    typer.Option("--calibration", metavar="SOURCE", help="Text for the statistics: name or file."),
+]
+Samples = Annotated[int, typer.Option("--samples", min=1, help="Number of calibration windows.")]
+SequenceLength = Annotated[
+    int, typer.Option("--sequence-length", min=2, help="Tokens a calibration window.")
+]
+Group = Annotated[
+    Literal["row", "matrix"] | None,
+    typer.Option("--group", help="Weights ranked against one another; default: the recipe's own."),
+]
+Sequential = Annotated[
+    bool,
+    typer.Option(
+        "--sequential/--one-shot",
+        help="Statistics of each block from the pruned blocks before it, or all from the dense.",
+    ),
+]
+Device = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ...; default: the best there is.")
+]
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16"] | None,
+    typer.Option("--dtype", help="Number format of the computation; default: the hardware's."),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout, all else on stderr.")
+]
+
+
+def emit(document: Any) -> None:
+    """Prints the JSON document of ``--json`` on stdout; non-finite numbers become null."""
+    print(json_text(document, indent=2), flush=True)
+
+
+def note(line: str) -> None:
+    """Tells the user something on stderr, in one line."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
+    """Prints a table on stdout: numbers flush right, cells never cut when stdout is no terminal."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(
+        title=title or None,
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        show_header=any(columns),
+    )
+    for index, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[index], (int, float)) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
+    if sys.stdout.isatty():
+        Console(highlight=False).print(table)
+        return
+    # A pipe has no width; folding for 80 columns would break what is read by programs.
+    console = Console(width=10_000, file=io.StringIO())
+    with console.capture() as capture:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+class Progress:
+    """Progress of long steps on stderr: bars with an ETA on a terminal, else one line a step.
+
+    Called as ``progress("pruning", 3, 30)``: the step's name, how much is done, of how much. A
+    context manager; library functions take it as a plain callback.
+    """
+
+    _interval = 1.0  # Least seconds between two plain lines of one step, but for its end.
+
+    def __init__(self) -> None:
+        """Starts with no step."""
+        self._bars: RichProgress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._started: dict[str, float] = {}
+        self._printed: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import Progress as RichProgress
+
+            self._bars = RichProgress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f}%"),
+                TimeElapsedColumn(),
+                TextColumn("ETA"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def __call__(self, step: str, done: float, total: float) -> None:
+        """Reports that ``done`` of ``total`` units of ``step`` are done."""
+        if self._bars is None:
+            self._print(step, done, total)
+            return
+        if step not in self._tasks:
+            self._tasks[step] = self._bars.add_task(step, total=total)
+        self._bars.update(self._tasks[step], completed=done, total=total)
+
+    def _print(self, step: str, done: float, total: float) -> None:
+        now = time.monotonic()
+        started = self._started.setdefault(step, now)
+        finished = done >= total
+        if not finished and now - self._printed.get(step, -self._interval) < self._interval:
+            return
+        self._printed[step] = now
+        line = f"{step}: {done:g}/{total:g}, {now - started:.0f} s"
+        if 0 < done < total:
+            line += f", {(now - started) * (total - done) / done:.0f} s left"
+        note(line)
+
+
+class DefaultGroup(TyperGroup):
+    """A command with subcommands of which one, ``default``, need not be named.
+
+    ``prunerzero study S.db`` is ``prunerzero study show S.db``.
+    """
+
+    default: str
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Puts the default's name in front when no subcommand is named."""
+        if not args or (args[0] not in self.commands and args[0] != "--help"):
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
+
+def split_list(text: str) -> list[str]:
+    """Splits ``a,b`` at the commas outside parentheses, as in ``--metrics wanda,ratio(W,X)``.
+
+    Returns:
+        The entries, without surrounding blanks.
+
+    Raises:
+        InputError: An entry is empty.
+    """
+    entries, depth = [""], 0
+    for character in text:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if character == "," and depth <= 0:
+            entries.append("")
+        else:
+            entries[-1] += character
+    entries = [entry.strip() for entry in entries]
+    if "" in entries:
+        raise InputError(f"list '{text}': entry {entries.index('') + 1} is empty")
+    return entries
+
+
+def prepare_output(path: str | Path) -> Path:
+    """Makes sure that a result can go into the directory ``path``, and leaves no trace.
+
+    Returns:
+        The absolute path; the directory is new or empty, and can be written.
+
+    Raises:
+        InputError: It is a file, not empty, or not writable.
+    """
+    target = Path(os.path.abspath(Path(path).expanduser()))
+    made: list[Path] = []
+    try:
+        if target.is_dir():
+            if any(target.iterdir()):
+                raise InputError(f"output {target}: directory is not empty; empty it or name a new")
+        elif os.path.lexists(target):
+            raise InputError(f"output {target}: is a file; name a directory")
+        made = [directory for directory in (target, *target.parents) if not directory.exists()]
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target):
+            pass
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"output {target}: cannot be written ({reason})") from None
+    finally:
+        for directory in made:
+            with suppress(OSError):
+                directory.rmdir()
+    return target

@@ -1,0 +1,25 @@
+"""``prunerzero metrics``: the zoo."""
+
+from __future__ import annotations
+
+from prunerzero.cli.common import Json, emit, print_table
+
+
+def command(json: Json = False) -> None:
+    """List the named metrics with their formulas and sources."""
+    from prunerzero import zoo
+
+    rows = [
+        {
+            "name": name,
+            "expression": recipe.expression,
+            "group": recipe.group,
+            "source": recipe.source,
+        }
+        for name, recipe in ((name, zoo.load(name)) for name in zoo.names())
+    ]
+    if json:
+        emit(rows)
+    else:
+        columns = ("name", "expression", "group", "source")
+        print_table(columns, [[row[column] for column in columns] for row in rows])

@@ -1,0 +1,130 @@
+"""``prunerzero study``: look into, check and export a study."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from prunerzero.cli.common import DefaultGroup, Json, emit, print_table
+from prunerzero.errors import InputError
+from prunerzero.files import atomic_path, json_text
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's file.")]
+
+
+class _Group(DefaultGroup):
+    default = "show"
+
+
+command = typer.Typer(cls=_Group, help="Look into, check and export a study.")
+
+
+@command.command()
+def show(study: StudyFile, json: Json = False) -> None:
+    """Summarise a study: settings, counts, best candidate (the default subcommand)."""
+    from prunerzero.study import Study
+
+    with Study.open(study) as opened:
+        best = opened.best()
+        counts = opened.counts()
+        settings = opened.settings
+        summary: dict[str, Any] = {
+            "study": str(opened.path),
+            "settings": settings,
+            "candidates": sum(counts.values()),
+            "counts": counts,
+            "skipped": opened.skipped(),
+            "heldout_readings": len(opened.events("heldout")),
+            "heldout": [
+                {
+                    "name": reading.name or f"candidate {reading.candidate_id}",
+                    "perplexity": None if reading.loss is None else math.exp(reading.loss),
+                }
+                for reading in opened.measurements("heldout")
+            ],
+            "best": None if best is None else asdict(best),
+        }
+    if json:
+        emit(summary)
+        return
+    rows: list[tuple[str, Any]] = [
+        ("study", summary["study"]),
+        *((f"setting: {name}", json_text(value)) for name, value in settings.items()),
+        ("candidates", summary["candidates"]),
+        *((status, count) for status, count in counts.items()),
+        ("duplicates avoided", summary["skipped"]),
+        ("held-out readings", summary["heldout_readings"]),
+    ]
+    if best is not None:
+        rows += [
+            ("best expression", best.expression),
+            ("best fitness", best.fitness),
+            ("best candidate", best.id),
+        ]
+    rows += [
+        (f"held-out perplexity: {reading['name']}", reading["perplexity"])
+        for reading in summary["heldout"]
+    ]
+    print_table(("", ""), rows)
+
+
+@command.command()
+def check(study: StudyFile, json: Json = False) -> None:
+    """Examine the whole file; exit code 2 when something is wrong."""
+    from prunerzero.study import Study
+
+    with Study.open(study) as opened:
+        problems = opened.check()
+        candidates = sum(opened.counts().values()) if not problems else None
+    if json:
+        emit({"study": str(study.absolute()), "problems": problems})
+    elif problems:
+        print_table(("problem",), [[problem] for problem in problems])
+    else:
+        print(f"{study}: sound, {candidates} candidates")
+    if problems:
+        raise InputError(f"study {study}: {len(problems)} problems, the first: {problems[0]}")
+
+
+@command.command()
+def export(
+    study: StudyFile,
+    format: Annotated[
+        Literal["jsonl", "csv"], typer.Option("--format", help="One JSON object a line, or CSV.")
+    ] = "jsonl",
+    output: Annotated[
+        Path | None, typer.Option("--output", help="The file to write; default: stdout.")
+    ] = None,
+) -> None:
+    """Write the candidates, one a line."""
+    from prunerzero.study import Study
+
+    with Study.open(study) as opened:
+        text = _lines([asdict(candidate) for candidate in opened.candidates()], format)
+    if output is None:
+        sys.stdout.write(text)
+        return
+    with atomic_path(output) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+
+
+def _lines(rows: Sequence[dict[str, Any]], format: str) -> str:
+    if format == "jsonl":
+        return "".join(json_text(row) + "\n" for row in rows)
+    from prunerzero.study import Candidate
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Candidate)], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        nested = {name: json_text(row[name]) for name in ("recipe", "parents")}
+        writer.writerow({**row, **nested})
+    return text.getvalue()

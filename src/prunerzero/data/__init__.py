@@ -1,0 +1,1 @@
+"""Text sources, documents, splits, token windows, and the demo assets."""

@@ -1,0 +1,92 @@
+"""Text sources by name or path."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+from prunerzero.data import bundled, hub, local
+from prunerzero.data.documents import Document, TextSource, deduplicate
+from prunerzero.data.splits import Split, documents_of
+from prunerzero.errors import InputError
+
+__all__ = [
+    "SOURCES",
+    "Document",
+    "TextSource",
+    "evaluation_documents",
+    "load_documents",
+    "register",
+    "text_name",
+]
+
+SOURCES: dict[str, TextSource] = {}
+"""The named sources. To add one, write a TextSource and register it."""
+
+
+def register(source: TextSource) -> None:
+    """Makes a source available by its name."""
+    SOURCES[source.name] = source
+
+
+for _source in (
+    bundled.WIKIPEDIA,
+    bundled.NEWS,
+    bundled.OPENWEBTEXT,
+    bundled.WIKIPEDIA_PASSAGES,
+    bundled.WEB,
+    hub.WIKITEXT2,
+    hub.C4,
+):
+    register(_source)
+
+
+def load_documents(source: str | Path) -> list[Document]:
+    """Loads all documents of a source, without duplicates.
+
+    Args:
+        source: A registered name, or the path of a text file, a ``.jsonl`` file with a field
+            ``text``, or a directory of ``.txt`` files. A name wins over a file of that name; write
+            ``./name`` for the file.
+
+    Raises:
+        InputError: The source is unknown, cannot be had, or is no usable text.
+    """
+    named = _named(source)
+    return deduplicate(named.load() if named else local.read_documents(_existing(source)))
+
+
+def evaluation_documents(source: str | Path) -> list[Document]:
+    """Loads what an evaluation reads: a file as a whole, a named source's held-out documents.
+
+    Args:
+        source: As for ``load_documents``.
+
+    Raises:
+        InputError: The source is unknown, cannot be had, or is no usable text.
+    """
+    if _named(source):
+        return documents_of(load_documents(source), Split.HELDOUT)
+    return local.read_whole(_existing(source))
+
+
+def text_name(source: str | Path) -> str:
+    """Returns what reports call a source: its name, or its file name without directories."""
+    return str(source) if _named(source) else Path(os.path.abspath(source)).name
+
+
+def _named(source: str | Path) -> TextSource | None:
+    return SOURCES.get(source) if isinstance(source, str) else None
+
+
+def _existing(source: str | Path) -> Path:
+    path = Path(source)
+    if str(source) and path.exists():
+        return path
+    close = difflib.get_close_matches(str(source), SOURCES, n=1)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    raise InputError(
+        f"text '{source}': no such file, and no text source of that name; {hint}"
+        f"the sources are {', '.join(SOURCES)}"
+    )

@@ -1,0 +1,39 @@
+"""The exceptions that users of the package meet."""
+
+from __future__ import annotations
+
+
+class PrunerZeroError(Exception):
+    """Base class of every exception that prunerzero raises on purpose."""
+
+
+class InputError(PrunerZeroError, ValueError):
+    """Bad input: one line that says what is wrong, where, and what would be right.
+
+    The command line prints the line and exits with code 2.
+    """
+
+
+class MissingExtraError(InputError):
+    """Something needs an optional dependency that is not installed.
+
+    Attributes:
+        extra: Name of the extra of ``pip install 'prunerzero[extra]'``.
+    """
+
+    def __init__(self, extra: str, purpose: str) -> None:
+        """Names the extra.
+
+        Args:
+            extra: The extra that brings the missing package.
+            purpose: What needs it, the subject of the sentence ("loading a .gguf file").
+        """
+        self.extra = extra
+        self.purpose = purpose
+        super().__init__(
+            f"{purpose} needs an optional dependency: pip install 'prunerzero[{extra}]'"
+        )
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        """Pickles by the constructor's arguments, so that it crosses process boundaries."""
+        return type(self), (self.extra, self.purpose)

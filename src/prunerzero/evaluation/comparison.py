@@ -1,0 +1,109 @@
+"""Several recipes on one model, same calibration and same evaluation windows for all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from prunerzero.data.windows import Windows
+from prunerzero.evaluation.perplexity import TextLoss, measure_loss
+from prunerzero.models.blocks import Block
+from prunerzero.models.compute import Compute
+from prunerzero.models.snapshot import DenseWeights
+from prunerzero.pruning.pattern import Pattern
+from prunerzero.pruning.pruner import (
+    matrix_results,
+    overall_sparsity,
+    plan_sparsities,
+    prune_blocks,
+)
+from prunerzero.recipe import Recipe
+
+Report = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One recipe's result.
+
+    Attributes:
+        loss: loss of every evaluation window.
+        sparsity: share of zeros in the prunable matrices.
+        pruning_seconds: time of statistics and pruning, without the evaluation.
+    """
+
+    loss: TextLoss
+    sparsity: float
+    pruning_seconds: float
+
+
+class Comparison:
+    """A dense model and the data that every recipe is measured with.
+
+    Args:
+        model: a dense causal LM; every measurement leaves it dense again.
+        blocks: its blocks.
+        calibration: calibration token ids ``[windows, length]``.
+        compute: device and precision.
+        sequential: as in `prunerzero.prune`.
+        report: called with a step's name, the parts done and their number.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: list[Block],
+        calibration: Tensor,
+        compute: Compute,
+        *,
+        sequential: bool = True,
+        report: Report = lambda step, done, total: None,
+    ) -> None:
+        self.model = model
+        self.blocks = blocks
+        self.calibration = calibration
+        self.compute = compute
+        self.sequential = sequential
+        self.report = report
+        self.dense = DenseWeights(matrix for block in blocks for matrix in block.matrices)
+
+    def measure_dense(self, windows: Windows) -> TextLoss:
+        """Loss of the dense model."""
+        return self._loss("dense", windows)
+
+    def measure(self, name: str, recipe: Recipe, pattern: Pattern, windows: Windows) -> Outcome:
+        """Prunes by ``recipe``, measures the loss on ``windows``, and restores the model.
+
+        Raises:
+            InputError: as `prunerzero.prune`.
+        """
+        sparsities = plan_sparsities(self.blocks, recipe, pattern)
+        began = time.perf_counter()
+        try:
+            prune_blocks(
+                self.model,
+                self.blocks,
+                recipe,
+                pattern,
+                sparsities,
+                self.calibration,
+                self.sequential,
+                self.compute,
+                lambda step, done, total: self.report(f"{name}: {step}", done, total),
+            )
+            seconds = time.perf_counter() - began
+            loss = self._loss(name, windows)
+            return Outcome(loss, overall_sparsity(matrix_results(self.blocks)), seconds)
+        finally:
+            self.dense.restore()
+
+    def _loss(self, name: str, windows: Windows) -> TextLoss:
+        return measure_loss(
+            self.model,
+            windows,
+            self.compute,
+            lambda done: self.report(f"{name}: {windows.source}", done, len(windows)),
+        )

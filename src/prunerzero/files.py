@@ -1,0 +1,160 @@
+"""Files: the cache directory, atomic writes, JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prunerzero.errors import InputError
+
+
+def cache_dir() -> Path:
+    """Directory of downloads and cached statistics (not created here).
+
+    Returns:
+        ``$PRUNERZERO_CACHE`` when set, else the platform's user cache directory.
+    """
+    chosen = os.environ.get("PRUNERZERO_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("prunerzero", appauthor=False))
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``path``; renames it to ``path`` if the body succeeds.
+
+    A reader therefore sees the old file or the complete new one, never a part. The parent
+    directory is created. The temporary path keeps the suffixes of ``path`` (some writers go by
+    them) and does not exist yet; when the body raises, it is removed and ``path`` is untouched.
+
+    Args:
+        path: The file to write.
+
+    Raises:
+        InputError: The file cannot be created there.
+    """
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(prefix=".partial-", dir=target.parent)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({_reason(error)})") from None
+    with scratch as directory:
+        temporary = Path(directory) / target.name
+        yield temporary
+        # The data must be on disk before the name points to it, else a power cut leaves a hole.
+        with open(temporary, "rb+") as stream:
+            os.fsync(stream.fileno())
+        try:
+            os.replace(temporary, target)
+        except OSError as error:
+            raise InputError(f"{target}: cannot be written ({_reason(error)})") from None
+
+
+def json_text(obj: Any, indent: int | None = None) -> str:
+    """The JSON text of ``obj``, readable by any parser.
+
+    Args:
+        obj: Dictionaries, sequences, strings, numbers, paths. JSON has no NaN or infinity, so a
+            non-finite number becomes ``null``; a path becomes its text.
+        indent: Spaces a level, or None for one line.
+    """
+    return json.dumps(_plain(obj), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+@contextmanager
+def atomic_directory(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary directory beside ``path``; renames it to ``path`` if the body succeeds.
+
+    Args:
+        path: The directory to make; it must not exist yet, or be empty.
+
+    Raises:
+        InputError: The directory cannot be made there, or is not empty.
+    """
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({_reason(error)})") from None
+    try:
+        temporary.chmod(0o755)  # mkdtemp's own mode would shut other users out of the result
+        yield temporary
+        # POSIX renames over an empty directory and over nothing else.
+        os.replace(temporary, target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({_reason(error)})") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: str | Path, obj: Any) -> None:
+    """Writes ``obj`` as indented UTF-8 JSON, atomically (see `json_text`).
+
+    Raises:
+        InputError: The file cannot be created there.
+    """
+    text = json_text(obj, indent=2) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """Reads a JSON file.
+
+    Args:
+        path: The file to read.
+        what: What the file should be ("recipe", "metric tree"), for the message.
+
+    Returns:
+        The parsed document.
+
+    Raises:
+        InputError: The file is missing, unreadable, or not JSON.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{what} {path}: not a text file") from None
+    except OSError as error:
+        raise InputError(f"{what} {path}: cannot be read ({_reason(error)})") from None
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{what} {path}, line {error.lineno}, column {error.colno}: "
+            f"not valid JSON ({error.msg})"
+        ) from None
+    except (RecursionError, ValueError):
+        # ValueError: NaN, infinity, or an integer of more digits than Python converts.
+        raise InputError(f"{what} {path}: JSON nested too deeply or a number too large") from None
+
+
+def _plain(obj: Any) -> Any:
+    if isinstance(obj, float):
+        return obj if math.isfinite(obj) else None
+    if isinstance(obj, Mapping):
+        return {key: _plain(value) for key, value in obj.items()}
+    if isinstance(obj, (list, tuple)):
+        return [_plain(value) for value in obj]
+    return str(obj) if isinstance(obj, Path) else obj
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

@@ -1,0 +1,162 @@
+"""Scoring: the value of an expression on tensors, in float32.
+
+The only module of the language that imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from prunerzero.errors import InputError
+from prunerzero.metric.expression import Call, Constant, Leaf, Node
+from prunerzero.metric.operators import OPERATORS
+from prunerzero.metric.terminals import TERMINALS
+from prunerzero.metric.types import Shape
+
+
+class _Step(NamedTuple):
+    node: Node
+    args: tuple[int, ...]  # positions of the steps whose results are the arguments
+    done: tuple[int, ...]  # results that no later step needs
+
+
+@lru_cache(maxsize=1024)
+def _plan(expression: Node) -> tuple[_Step, ...]:
+    """The distinct subexpressions, each after its arguments: equal ones are computed once."""
+    positions: dict[Node, int] = {}
+    drafts: list[tuple[Node, tuple[int, ...]]] = []
+
+    def visit(node: Node) -> int:
+        if node not in positions:
+            args = node.args
+            if isinstance(node, Call) and OPERATORS[node.operator].constant_exponent:
+                args = args[:1]
+            steps = tuple(visit(arg) for arg in args)
+            positions[node] = len(drafts)
+            drafts.append((node, steps))
+        return positions[node]
+
+    visit(expression)
+    last_use = {arg: step for step, (_, args) in enumerate(drafts) for arg in args}
+    return tuple(
+        _Step(node, args, tuple({arg for arg in args if last_use[arg] == step}))
+        for step, (node, args) in enumerate(drafts)
+    )
+
+
+@torch.no_grad()
+def evaluate(expression: Node, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The value of an expression on prepared tensors: the search's hot path, nothing is checked.
+
+    Args:
+        expression: The expression.
+        inputs: A float32 tensor for each terminal used, all on one device: full ones
+            ``[out, in]``, column ones ``[1, in]``. ``W`` is already absolute.
+
+    Returns:
+        A float32 tensor of the expression's static shape, which may be one of ``inputs`` itself.
+    """
+    device = next((tensor.device for tensor in inputs.values()), None)
+    results: list[Tensor | None] = []
+    for node, arg_steps, done in _plan(expression):
+        args: list[Any] = [results[step] for step in arg_steps]
+        if isinstance(node, Leaf):
+            result = inputs[node.name]
+        elif isinstance(node, Constant):
+            result = torch.full((1, 1), node.value, dtype=torch.float32, device=device)
+        else:
+            assert isinstance(node, Call)
+            operator = OPERATORS[node.operator]
+            if operator.constant_exponent:
+                exponent = node.args[1]
+                assert isinstance(exponent, Constant)
+                args.append(exponent.value)
+            result = operator.kernel(*args)
+        results.append(result)
+        del args
+        for step in done:  # large matrices: keep no more alive than needed
+            results[step] = None
+    final = results[-1]
+    assert final is not None
+    return final
+
+
+def score(expression: Node, tensors: Mapping[str, Tensor | None]) -> Tensor:
+    """Scores of a weight matrix.
+
+    Args:
+        expression: The expression.
+        tensors: One tensor a terminal, in any floating dtype: ``W`` the weight itself
+            ``[out, in]`` (its absolute value is taken), other full terminals likewise, column
+            terminals ``[1, in]`` or ``[in]``. Terminals that the expression does not use may be
+            there.
+
+    Returns:
+        A new float32 tensor ``[out, in]``; where no ``[out, in]`` tensor is given, the
+        expression's own shape.
+
+    Raises:
+        InputError: A terminal is missing or unknown, or a tensor's type, shape or device is wrong.
+    """
+    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    for name in given:
+        if name not in TERMINALS:
+            raise InputError(f"score: unknown terminal {name!r}; there are {', '.join(TERMINALS)}")
+    missing = sorted(expression.terminals - given.keys())
+    if missing:
+        raise InputError(f"score: the metric needs terminal {missing[0]!r}, which was not given")
+    shaped = {name: _two_dimensional(name, tensor) for name, tensor in given.items()}
+    size = _matrix_size(shaped)
+    used = {
+        name: _prepared(name, tensor)
+        for name, tensor in shaped.items()
+        if name in expression.terminals
+    }
+    devices = {tensor.device for tensor in used.values()}
+    if len(devices) > 1:
+        raise InputError(f"score: tensors on several devices ({', '.join(map(str, devices))})")
+    result = evaluate(expression, used)
+    if size is not None:
+        result = result.expand(size)
+    shared = any(result.data_ptr() == tensor.data_ptr() for tensor in given.values())
+    return result.clone() if shared else result.contiguous()
+
+
+def _two_dimensional(name: str, tensor: Tensor) -> Tensor:
+    if not isinstance(tensor, Tensor):
+        raise InputError(f"score: {name} must be a torch tensor, got {type(tensor).__name__}")
+    if tensor.is_complex():
+        raise InputError(f"score: {name} must be real, got {tensor.dtype}")
+    if tensor.dim() == 1 and TERMINALS[name].shape is Shape.COLUMN:
+        tensor = tensor.unsqueeze(0)
+    if tensor.dim() != 2 or tensor.numel() == 0:
+        raise InputError(f"score: {name} must be a matrix, got shape {list(tensor.shape)}")
+    return tensor
+
+
+def _matrix_size(tensors: Mapping[str, Tensor]) -> tuple[int, int] | None:
+    """``(out, in)`` as the full terminals say; checks every tensor against it."""
+    full = [name for name in tensors if TERMINALS[name].shape is Shape.FULL]
+    reference = "W" if "W" in full else next(iter(full or tensors), None)
+    if reference is None:
+        return None
+    rows, columns = tensors[reference].shape
+    for name, tensor in tensors.items():
+        shape = TERMINALS[name].shape
+        expected = [rows if shape.spans_rows else 1, columns if shape.spans_columns else 1]
+        if list(tensor.shape) != expected:
+            raise InputError(
+                f"score: {name} has shape {list(tensor.shape)}, must be {expected}"
+                + (f" as {reference} is {[rows, columns]}" if name != reference else "")
+            )
+    return (rows, columns) if full else None
+
+
+def _prepared(name: str, tensor: Tensor) -> Tensor:
+    prepared = tensor.detach().to(torch.float32)
+    return prepared.abs() if name == "W" else prepared

@@ -1,0 +1,160 @@
+"""Running a model one block at a time: capture each block's arguments once, then replay.
+
+A block's hidden states change as the blocks before it are pruned; everything else it is given
+(masks, rotary tensors, position ids) does not. So one full pass records, for *every* block, its
+own arguments (layer types differ in masks, Gemma's say), and replay substitutes only the hidden
+states. For windows of one shape these arguments usually do not depend on the tokens; that is
+checked on two batches, and then two full passes serve however many batches there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunerzero.models.blocks import Block
+from prunerzero.models.compute import Compute
+
+HIDDEN = "hidden_states"
+
+
+class _FirstBlockReached(Exception):
+    """Ends a forward pass once the first block's input is known."""
+
+
+@dataclass
+class BlockCall:
+    """What one block was given: positional arguments after the hidden states, and keywords."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class Replay:
+    """Hidden states of a batch of windows, moved through the model block by block.
+
+    Attributes:
+        hidden: one tensor ``[batch, length, hidden_size]`` a batch: the next block's input.
+    """
+
+    def __init__(
+        self, model: nn.Module, blocks: list[Block], tokens: Tensor, batch: int, compute: Compute
+    ) -> None:
+        """Captures the arguments of every block.
+
+        Args:
+            model: the causal LM the blocks belong to.
+            blocks: all its blocks, in order.
+            tokens: token ids ``[windows, length]``.
+            batch: windows a forward pass.
+            compute: device and precision of the passes.
+        """
+        self.compute = compute
+        self.hidden: list[Tensor] = []
+        self._calls: list[list[BlockCall]] = []
+        batches = list(tokens.split(batch))
+        for position, ids in enumerate(batches):
+            shareable = position >= 2 and ids.shape == batches[0].shape
+            if shareable and _same(self._calls[0], self._calls[1]):
+                self.hidden.append(_first_hidden(model, blocks[0], ids, compute))
+                self._calls.append(self._calls[0])
+            else:
+                hidden, calls = _capture(model, blocks, ids, compute)
+                self.hidden.append(hidden)
+                self._calls.append(calls)
+
+    @torch.no_grad()
+    def run(self, block: Block) -> list[Tensor]:
+        """Runs one block on the current hidden states and returns its outputs, a batch each."""
+        outputs = []
+        for hidden, calls in zip(self.hidden, self._calls, strict=True):
+            call = calls[block.index]
+            with self.compute.autocast():
+                output = block.module(hidden, *call.args, **call.kwargs)
+            # Blocks return a tensor or a tuple, whatever their annotation says.
+            outputs.append(output[0] if isinstance(output, tuple) else output)
+        return outputs
+
+    def advance(self, outputs: list[Tensor]) -> None:
+        """Makes ``outputs`` of a block the input of the next one."""
+        self.hidden = outputs
+
+
+@torch.no_grad()
+def _capture(
+    model: nn.Module, blocks: list[Block], ids: Tensor, compute: Compute
+) -> tuple[Tensor, list[BlockCall]]:
+    first: list[Tensor] = []
+    calls: dict[int, BlockCall] = {}
+
+    def record(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden, call = _split_call(args, kwargs)
+        if index == 0:
+            first.append(hidden)
+        calls[index] = call
+
+    handles = [
+        block.module.register_forward_pre_hook(
+            lambda _module, args, kwargs, index=block.index: record(index, args, kwargs),
+            with_kwargs=True,
+        )
+        for block in blocks
+    ]
+    try:
+        _forward(model, ids, compute)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return first[0], [calls[block.index] for block in blocks]
+
+
+@torch.no_grad()
+def _first_hidden(model: nn.Module, block: Block, ids: Tensor, compute: Compute) -> Tensor:
+    found: list[Tensor] = []
+
+    def stop(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found.append(_split_call(args, kwargs)[0])
+        raise _FirstBlockReached
+
+    handle = block.module.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        _forward(model, ids, compute)
+    except _FirstBlockReached:
+        pass
+    finally:
+        handle.remove()
+    return found[0]
+
+
+def _forward(model: nn.Module, ids: Tensor, compute: Compute) -> None:
+    # The base model is all but the language-model head, whose logits nobody would read here.
+    with compute.autocast():
+        model.base_model(ids.to(compute.device), use_cache=False)
+
+
+def _split_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, BlockCall]:
+    if args:
+        return args[0], BlockCall(args[1:], kwargs)
+    rest = {name: value for name, value in kwargs.items() if name != HIDDEN}
+    return kwargs[HIDDEN], BlockCall((), rest)
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Whether two captured structures hold equal tensors and equal plain values."""
+    if isinstance(first, Tensor):
+        return isinstance(second, Tensor) and torch.equal(first, second)
+    if isinstance(first, BlockCall):
+        return isinstance(second, BlockCall) and _same(
+            (first.args, first.kwargs), (second.args, second.kwargs)
+        )
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(
+            _same(value, second[key]) for key, value in first.items()
+        )
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(_same, first, second))
+    # Objects whose content cannot be compared cheaply count as different: capture every batch.
+    return first is second or (isinstance(first, (int, float, str, bool)) and first == second)

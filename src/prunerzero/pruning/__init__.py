@@ -1,0 +1,1 @@
+"""Which weights go, how sparsity is spread over a model, and the loop that prunes it."""

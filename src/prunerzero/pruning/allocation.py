@@ -1,0 +1,199 @@
+"""Allocation: how much sparsity each matrix of a model gets.
+
+Every allocation spends the same total as the pattern it is given, to within one weight a row.
+A new one is a model with a `name` of its own, added to `Allocation`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from prunerzero.errors import InputError
+from prunerzero.pruning.pattern import Pattern
+
+LOWEST, HIGHEST = Fraction(5, 100), Fraction(95, 100)  # widened to contain the pattern's sparsity
+KIND = "kind:"  # prefix of a kind's offset among the parameters
+
+Offset = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class MatrixShape(NamedTuple):
+    """A prunable matrix as an allocation sees it.
+
+    Attributes:
+        name: Unique in the model.
+        kind: What it does in its block, such as `q_proj`.
+        block: Index of its block, from 0.
+        blocks: Number of blocks of the model.
+        rows: Output features.
+        columns: Input features.
+    """
+
+    name: str
+    kind: str
+    block: int
+    blocks: int
+    rows: int
+    columns: int
+
+
+class _Allocation(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class UniformAllocation(_Allocation):
+    """Every matrix gets the pattern's own sparsity."""
+
+    name: Literal["uniform"] = "uniform"
+
+    def sparsities(self, matrices: Sequence[MatrixShape], pattern: Pattern) -> dict[str, Fraction]:
+        """The pattern's sparsity for every matrix, by name."""
+        return {matrix.name: pattern.sparsity for matrix in matrices}
+
+    def key(self) -> str:
+        """Text that is equal for equivalent allocations."""
+        return self.name
+
+
+class DepthKindAllocation(_Allocation):
+    """Sparsity by kind of matrix and by depth, eleven numbers for a Llama.
+
+    A matrix's sparsity is the pattern's, plus the offset of its kind, plus a parabola over depth
+    t in [-1, 1], plus the offset of its block if that is one of the first two or the last;
+    clipped, and shifted so that the total is right. Offsets are shares of 1: 0.1 prunes ten
+    percentage points more.
+
+    Attributes:
+        kinds: Offset of each kind of matrix; a kind that is not named has 0.
+        linear: Coefficient of t.
+        quadratic: Coefficient of t^2 - 1/3, which is 0 on average.
+        first: Offset of the first block.
+        second: Offset of the second block.
+        last: Offset of the last block.
+    """
+
+    name: Literal["depth-kind"] = "depth-kind"
+    kinds: dict[str, Offset] = {}
+    linear: Offset = 0.0
+    quadratic: Offset = 0.0
+    first: Offset = 0.0
+    second: Offset = 0.0
+    last: Offset = 0.0
+
+    def sparsities(self, matrices: Sequence[MatrixShape], pattern: Pattern) -> dict[str, Fraction]:
+        """Each matrix's sparsity, by name.
+
+        Returns:
+            Fractions of which the product with the number of columns is whole, so that rows and
+            the whole matrix lose exactly that share. The total is as near below the pattern's
+            share of all weights as whole weights a row allow.
+
+        Raises:
+            InputError: The pattern is N:M, which fixes every matrix's sparsity.
+        """
+        if pattern.is_nm:
+            raise InputError(
+                f"allocation '{self.name}': {pattern} fixes every matrix's sparsity, "
+                "so only 'uniform' goes with it"
+            )
+        return spend(matrices, [self.offset(matrix) for matrix in matrices], pattern)
+
+    def offset(self, matrix: MatrixShape) -> float:
+        """What is added to the pattern's sparsity before clipping and shifting."""
+        t = 2 * matrix.block / (matrix.blocks - 1) - 1 if matrix.blocks > 1 else 0.0
+        # In a short model the first block is first even when it is last too.
+        at_end = {matrix.blocks - 1: self.last, 1: self.second, 0: self.first}
+        return (
+            self.kinds.get(matrix.kind, 0.0)
+            + self.linear * t
+            + self.quadratic * (t * t - 1 / 3)
+            + at_end.get(matrix.block, 0.0)
+        )
+
+    def parameters(self) -> dict[str, float]:
+        """The numbers by name, as a continuous optimiser takes them; kinds are `kind:q_proj`."""
+        numbers = self.model_dump(exclude={"name", "kinds"})
+        return {KIND + kind: offset for kind, offset in self.kinds.items()} | numbers
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, float]) -> DepthKindAllocation:
+        """Inverse of `parameters`."""
+        kinds = {k.removeprefix(KIND): v for k, v in parameters.items() if k.startswith(KIND)}
+        others = {k: v for k, v in parameters.items() if not k.startswith(KIND)}
+        return cls.model_validate({"kinds": kinds, **others})
+
+    def key(self) -> str:
+        """Text that is equal for equivalent allocations: offsets to four decimals, none if 0."""
+        rounded = {name: f"{value:.4f}" for name, value in sorted(self.parameters().items())}
+        offsets = [f"{name}={value}" for name, value in rounded.items() if float(value)]
+        return f"{self.name}({', '.join(offsets)})" if offsets else "uniform"
+
+
+Allocation = Annotated[UniformAllocation | DepthKindAllocation, Field(discriminator="name")]
+
+
+def spend(
+    matrices: Sequence[MatrixShape], offsets: Sequence[float], pattern: Pattern
+) -> dict[str, Fraction]:
+    """Shifts and clips sparsities so that the whole model loses exactly the pattern's share.
+
+    Args:
+        matrices: The prunable matrices.
+        offsets: One a matrix, added to the pattern's sparsity.
+        pattern: Unstructured; its sparsity is the target.
+
+    Returns:
+        By name, sparsities in [5 %, 95 %] (widened to contain the pattern's), each a whole number
+        of weights a row. The total falls short of the target by less than the rows of one matrix
+        where the bounds allow, and always by less than one weight a row.
+    """
+    target = sum(matrix.rows * matrix.columns for matrix in matrices) * pattern.sparsity
+    bounds = [_bounds(matrix.columns, pattern) for matrix in matrices]
+    base = float(pattern.sparsity)
+
+    def wanted(shift: float) -> list[float]:
+        """Pruned weights a row of each matrix, not yet whole."""
+        return [
+            min(max((base + offset + shift) * matrix.columns, low), high)
+            for matrix, offset, (low, high) in zip(matrices, offsets, bounds, strict=True)
+        ]
+
+    def total(counts: Sequence[float]) -> float:
+        return sum(matrix.rows * count for matrix, count in zip(matrices, counts, strict=True))
+
+    reach = 1 + max(map(abs, offsets), default=0.0)  # either end pushes all against their bounds
+    real = wanted(_bisect(lambda shift: total(wanted(shift)) <= target, -reach, reach))
+    counts = [math.floor(count) for count in real]
+    left = int(target) - total(counts)
+    # Largest remainders first, as seats are given in an election.
+    for i in sorted(range(len(counts)), key=lambda i: counts[i] - real[i]):
+        if counts[i] < bounds[i][1] and matrices[i].rows <= left:
+            counts[i] += 1
+            left -= matrices[i].rows
+    return {
+        # Columns too few for one pruned weight lose none at the pattern's own sparsity either.
+        matrix.name: Fraction(count, matrix.columns) if count else pattern.sparsity
+        for matrix, count in zip(matrices, counts, strict=True)
+    }
+
+
+def _bounds(columns: int, pattern: Pattern) -> tuple[int, int]:
+    """Fewest and most pruned weights a row."""
+    uniform = pattern.count(columns)
+    return (
+        min(math.ceil(columns * LOWEST), uniform),
+        max(math.floor(columns * HIGHEST), uniform),
+    )
+
+
+def _bisect(holds: Callable[[float], bool], low: float, high: float) -> float:
+    """The largest number between the ends for which `holds`, true up to there, is true."""
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low

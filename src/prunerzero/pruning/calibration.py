@@ -1,0 +1,66 @@
+"""The token windows a pruning run is calibrated on."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from torch import Tensor, nn
+
+from prunerzero.data.sources import SOURCES, load_documents
+from prunerzero.data.splits import Split
+from prunerzero.data.windows import Windows, check_length, sample_windows
+from prunerzero.errors import InputError
+from prunerzero.models.loading import context_limit
+
+
+def calibration_windows(
+    model: nn.Module,
+    tokenizer: Any,
+    calibration: str | os.PathLike[str] | Tensor,
+    samples: int,
+    sequence_length: int,
+    seed: int,
+) -> Windows:
+    """Calibration windows from token ids or from a text source.
+
+    A named source gives its calibration documents only, so that its other splits stay unseen; a
+    text the user has on disk is used whole.
+
+    Args:
+        model: the causal LM, for the longest sequence it can read.
+        tokenizer: its tokenizer; may be None for token ids.
+        calibration: token ids ``[windows, length]``, or a source's name or path.
+        samples: windows to draw from a text source.
+        sequence_length: tokens in each.
+        seed: which windows are drawn.
+
+    Raises:
+        InputError: if the text is unusable, or a window longer than the model can read.
+    """
+    limit = context_limit(model)
+    if isinstance(calibration, Tensor):
+        windows = Windows(calibration)
+        check_length(windows.length, limit)
+        vocabulary = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+        if not 0 <= int(calibration.min()) <= int(calibration.max()) < vocabulary:
+            raise InputError(f"calibration: token ids must lie between 0 and {vocabulary - 1}")
+        return windows
+    if tokenizer is None:
+        raise InputError("calibration on text needs a tokenizer: this model comes without one")
+    check_length(sequence_length, limit)
+    split = Split.CALIBRATION if str(calibration) in SOURCES else None
+    documents = load_documents(calibration)
+    return sample_windows(documents, tokenizer, split, samples, sequence_length, seed)
+
+
+def describe(windows: Windows) -> dict[str, Any]:
+    """What must be known to repeat the draw, and to keep its documents out of evaluations."""
+    return {
+        "source": windows.source,
+        "split": str(windows.split) if windows.split else None,
+        "windows": len(windows),
+        "sequence_length": windows.length,
+        "tokens_hash": windows.hash,
+        "documents": list(windows.documents),
+    }

@@ -1,0 +1,80 @@
+"""A pruned model on disk: a Hugging Face checkpoint and the record of how it was made."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+from prunerzero import __version__
+from prunerzero.errors import InputError
+from prunerzero.files import atomic_directory, read_json, write_json
+from prunerzero.pruning.pruner import PruneResult
+
+RECORD = "pruning.json"
+FORMAT = 1
+
+
+def save_checkpoint(
+    model: Any, tokenizer: Any, result: PruneResult, directory: Path, source: str
+) -> None:
+    """Writes a pruned model, its tokenizer and ``pruning.json`` into a new directory, atomically.
+
+    The checkpoint is dense: pruned weights are stored as ``+0.0``, which every engine loads.
+
+    Args:
+        model: the pruned model.
+        tokenizer: its tokenizer, or None.
+        result: what `prunerzero.prune` returned.
+        directory: must not exist, or be empty.
+        source: the model's name as the user gave it.
+
+    Raises:
+        InputError: if the directory cannot be written.
+    """
+    with atomic_directory(directory) as temporary:
+        model.save_pretrained(temporary)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
+        write_json(temporary / RECORD, record(result, source))
+
+
+def record(result: PruneResult, source: str) -> dict[str, Any]:
+    """The content of ``pruning.json``."""
+    import torch
+    import transformers
+
+    return {
+        "format": FORMAT,
+        "model": source,
+        **result.to_json(),
+        "versions": {
+            "prunerzero": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def seen_documents(model: str) -> frozenset[str]:
+    """Hashes of the documents that a checkpoint was calibrated or selected on.
+
+    Args:
+        model: a model's name as a user gives it; anything but one of our checkpoints saw nothing
+            that we know of.
+
+    Raises:
+        InputError: if the directory's ``pruning.json`` is not one of ours.
+    """
+    path = Path(model) / RECORD
+    if not path.is_file():
+        return frozenset()
+    document = read_json(path, "pruning record")
+    try:
+        settings = document["settings"]
+        recipe = settings["recipe"]
+        uses = [settings["calibration"], *recipe.get("provenance", {}).get("texts", [])]
+        return frozenset(name for use in uses if use for name in use["documents"])
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(f"pruning record {path}: not written by prunerzero, or altered") from None

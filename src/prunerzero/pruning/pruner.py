@@ -1,0 +1,266 @@
+"""The one block-by-block loop: statistics, scores, masks, zeros; every recipe is a plug in it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunerzero.errors import InputError
+from prunerzero.metric import Metric
+from prunerzero.models.blocks import Block, Matrix, apply_mask, find_blocks
+from prunerzero.models.compute import Compute, compute_for
+from prunerzero.models.replay import Replay
+from prunerzero.pruning.calibration import calibration_windows, describe
+from prunerzero.pruning.memory import peak_rss_bytes
+from prunerzero.pruning.pattern import Pattern
+from prunerzero.recipe import Recipe
+from prunerzero.statistics.cache import Statistics, gather_statistics
+from prunerzero.statistics.collectors import ACTIVATION, GRADIENT, Sample, raw_sums, terminals_of
+from prunerzero.statistics.gathering import ActivationSums
+
+REPLAY_TOKENS = 2048
+
+Report = Callable[[str, int, int], None]
+
+
+def _silent(step: str, done: int, total: int) -> None:
+    """Reports nothing."""
+
+
+class UnusableScores(InputError):
+    """A metric gives scores that cannot rank weights: not finite, or all the same."""
+
+
+@dataclass(frozen=True)
+class MatrixResult:
+    """What pruning did to one matrix."""
+
+    name: str
+    rows: int
+    columns: int
+    sparsity: float
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """What a pruning run did.
+
+    Attributes:
+        sparsity: share of zeros in all prunable matrices.
+        matrices: the same for each matrix.
+        seconds: time of statistics and pruning.
+        peak_rss_bytes: largest resident memory of the process so far.
+        settings: everything needed to repeat the run, JSON-serialisable.
+    """
+
+    sparsity: float
+    matrices: tuple[MatrixResult, ...]
+    seconds: float
+    peak_rss_bytes: int
+    settings: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as a JSON-serialisable dictionary."""
+        return asdict(self)
+
+
+def prune(
+    model: nn.Module,
+    tokenizer: Any,
+    recipe: Recipe | Metric,
+    pattern: Pattern,
+    *,
+    calibration: str | Tensor = "wikipedia",
+    samples: int = 16,
+    sequence_length: int = 512,
+    sequential: bool = True,
+    seed: int = 0,
+    dtype: str | None = None,
+    report: Report = _silent,
+) -> PruneResult:
+    """Prunes a causal LM in place.
+
+    Args:
+        model: a Hugging Face causal LM.
+        tokenizer: its tokenizer; None if ``calibration`` holds token ids.
+        recipe: a recipe, or a bare metric (ranked per row, uniform allocation).
+        pattern: what may be zero.
+        calibration: a text source by name or path, or token ids ``[windows, length]``.
+        samples: number of calibration windows drawn from a text source.
+        sequence_length: tokens in each of them.
+        sequential: take each block's activation statistics from the pruned blocks before it;
+            otherwise all statistics come from the dense model (one-shot). Gradients always do.
+        seed: seed of the draw of calibration windows.
+        dtype: precision of the passes; None takes bfloat16 where the hardware has it.
+        report: called with a step's name, the parts done and their number.
+
+    Returns:
+        Per-matrix sparsity, time, memory and settings.
+
+    Raises:
+        InputError: for a metric that cannot rank weights, an N:M pattern that does not divide a
+            matrix, unusable calibration, or scores that are not finite.
+    """
+    if isinstance(recipe, Metric):
+        recipe = Recipe(metric=recipe)
+    began = time.perf_counter()
+    blocks = find_blocks(model)
+    sparsities = plan_sparsities(blocks, recipe, pattern)
+    compute = compute_for(model, dtype)
+    needed = raw_sums(recipe.terminals)
+    tokens, described = None, None
+    if needed:
+        windows = calibration_windows(
+            model, tokenizer, calibration, samples, sequence_length, seed
+        )
+        tokens, described = windows.tokens, describe(windows)
+    prune_blocks(
+        model, blocks, recipe, pattern, sparsities, tokens, sequential, compute, report
+    )
+    results = matrix_results(blocks)
+    return PruneResult(
+        sparsity=overall_sparsity(results),
+        matrices=results,
+        seconds=time.perf_counter() - began,
+        peak_rss_bytes=peak_rss_bytes(),
+        settings={
+            "recipe": recipe.to_json(),
+            "pattern": str(pattern),
+            "sequential": sequential,
+            "seed": seed,
+            "compute": str(compute),
+            "calibration": described,
+        },
+    )
+
+
+def prune_blocks(
+    model: nn.Module,
+    blocks: list[Block],
+    recipe: Recipe,
+    pattern: Pattern,
+    sparsities: dict[str, Fraction],
+    tokens: Tensor | None,
+    sequential: bool,
+    compute: Compute,
+    report: Report = _silent,
+) -> None:
+    """The loop behind `prune`, for callers that have blocks, tokens and sparsities already."""
+    needed = raw_sums(recipe.terminals)
+    matrices = [matrix for block in blocks for matrix in block.matrices]
+    # Only activations depend on the blocks before; without them both modes are the same.
+    replayed = needed & {ACTIVATION} if sequential else frozenset[str]()
+    dense: Statistics | None = None
+    if needed - replayed:
+        assert tokens is not None
+        dense_terminals = terminals_of(recipe.terminals, needed - replayed)
+        dense = gather_statistics(
+            model,
+            matrices,
+            tokens,
+            dense_terminals,
+            compute,
+            lambda done: report("statistics", done, len(tokens)),
+        )
+    replay = None
+    if replayed:
+        assert tokens is not None
+        batch = max(1, REPLAY_TOKENS // tokens.shape[1])
+        replay = Replay(model, blocks, tokens, batch, compute)
+    for block in blocks:
+        sums = _replayed_sums(replay, block) if replay else {}
+        for matrix in block.matrices:
+            terminals = dense.of(matrix, recipe.terminals) if dense else {}
+            if replay and tokens is not None:
+                sample = Sample(tokens.shape[0], tokens.numel())
+                mine = terminals_of(recipe.terminals, replayed)
+                measured = Statistics({matrix.name: {ACTIVATION: sums[matrix.name]}}, sample)
+                terminals = terminals | measured.of(matrix, mine)
+            mask = matrix_mask(recipe, matrix, terminals, pattern, sparsities[matrix.name])
+            apply_mask(matrix, mask)
+        if replay:
+            replay.advance(replay.run(block))
+        report("pruning", block.index + 1, len(blocks))
+
+
+def _replayed_sums(replay: Replay, block: Block) -> dict[str, Tensor]:
+    sums = ActivationSums(block.matrices)
+    try:
+        replay.run(block)
+    finally:
+        sums.close()
+    return sums.sums
+
+
+def plan_sparsities(
+    blocks: list[Block], recipe: Recipe, pattern: Pattern
+) -> dict[str, Fraction]:
+    """Checks a recipe against a model and returns each matrix's sparsity by name.
+
+    Raises:
+        InputError: for a metric that cannot rank weights, a kind without a formula, or a matrix
+            width that an N:M pattern does not divide.
+    """
+    matrices = [matrix for block in blocks for matrix in block.matrices]
+    for metric in recipe.formulas.values():
+        metric.check_rankable()
+    for matrix in matrices:
+        recipe.metric_for(matrix.kind, matrix.family)
+        pattern.check_width(matrix.shape.columns, matrix.name)
+    return recipe.allocation.sparsities([matrix.shape for matrix in matrices], pattern)
+
+
+def matrix_mask(
+    recipe: Recipe,
+    matrix: Matrix,
+    terminals: dict[str, Tensor],
+    pattern: Pattern,
+    sparsity: Fraction,
+) -> Tensor:
+    """The mask ``[out, in]`` (True = kept) that a recipe gives one matrix.
+
+    Args:
+        recipe: the recipe.
+        matrix: the matrix, holding its dense weight.
+        terminals: its data terminals by name.
+        pattern: the run's pattern.
+        sparsity: this matrix's share of it (ignored for N:M).
+
+    Raises:
+        UnusableScores: if the scores are not finite.
+    """
+    metric = recipe.metric_for(matrix.kind, matrix.family)
+    scores = metric.score(W=matrix.weight, **terminals)
+    if not torch.isfinite(scores).all():
+        raise UnusableScores(
+            f"metric '{metric}': scores of {matrix.name} are not finite, so they rank nothing"
+        )
+    if pattern.is_nm:
+        return pattern.mask(scores)
+    if sparsity == 0:
+        return torch.ones_like(scores, dtype=torch.bool)
+    return Pattern.unstructured(sparsity).mask(scores, group=recipe.group)
+
+
+def matrix_results(blocks: list[Block]) -> tuple[MatrixResult, ...]:
+    """Share of zeros in every prunable matrix, as the model is now."""
+    results = []
+    for block in blocks:
+        for matrix in block.matrices:
+            weight = matrix.weight
+            zeros = weight.numel() - int(torch.count_nonzero(weight))
+            results.append(MatrixResult(matrix.name, *weight.shape, zeros / weight.numel()))
+    return tuple(results)
+
+
+def overall_sparsity(results: tuple[MatrixResult, ...]) -> float:
+    """Share of zeros in all prunable matrices together."""
+    weights = [result.rows * result.columns for result in results]
+    zeros = sum(r.sparsity * n for r, n in zip(results, weights, strict=True))
+    return zeros / sum(weights)

@@ -1,0 +1,1 @@
+"""Statistics of weights, activations and gradients: the terminals of the metric language."""

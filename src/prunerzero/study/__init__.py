@@ -1,0 +1,6 @@
+"""One search on disk: settings, candidates and measurements in one SQLite file."""
+
+from prunerzero.study.records import Candidate, Event, Measurement
+from prunerzero.study.store import Study
+
+__all__ = ["Candidate", "Event", "Measurement", "Study"]

@@ -1,0 +1,89 @@
+"""One writer a study, by a lock that the operating system drops with its holder."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from prunerzero.errors import InputError
+
+if sys.platform != "win32":
+    import fcntl
+
+_held: set[int] = set()
+
+
+class WriterLock:
+    """An exclusive lock on the file ``<study>.lock``.
+
+    The kernel releases it when the process ends in any way, so a killed search never delays the
+    next; the file that it leaves then is harmless.
+    """
+
+    def __init__(self, study: Path) -> None:
+        """Takes the lock.
+
+        Args:
+            study: Path of the study.
+
+        Raises:
+            InputError: Another process holds it, or the lock file cannot be made.
+        """
+        self._path = study.with_name(study.name + ".lock")
+        try:
+            self._descriptor = _acquire(self._path)
+        except BlockingIOError:
+            holder = _read(self._path) or "unknown"
+            raise InputError(
+                f"study {study}: another search (process {holder}) is writing to it; "
+                "wait for it, stop it, or name another study"
+            ) from None
+        except OSError as error:
+            raise InputError(f"study {study}: cannot be locked ({error.strerror})") from None
+        _held.add(self._descriptor)
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Gives the lock back; a second call does nothing."""
+        if self._descriptor in _held:
+            _held.remove(self._descriptor)
+            with suppress(OSError):
+                self._path.unlink()
+            os.close(self._descriptor)
+
+
+def _acquire(path: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            if sys.platform != "win32":
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The holder before us may have removed the file after we opened it; then another
+            # process may lock a new one of the same name.
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace").strip()[:32]
+    except OSError:
+        return ""
+
+
+def _forget_in_child() -> None:
+    # A forked worker shares the lock and would keep it after its parent was killed.
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,400 @@
+"""The study: one search in one SQLite file.
+
+One process writes, guarded by an OS lock; any number read. Every insertion is one transaction, so
+a process that is killed at any moment leaves a prefix of what it did and never half a candidate.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from prunerzero.errors import InputError
+from prunerzero.files import json_text
+from prunerzero.study.connection import connect, write_new
+from prunerzero.study.lock import WriterLock
+from prunerzero.study.records import Candidate, Event, Measurement, Purpose, Status
+from prunerzero.study.schema import APPLICATION_ID, INVARIANTS, SCHEMA_VERSION
+
+
+class Study:
+    """One search: settings, candidates, measurements, events.
+
+    Made by `Study.create`, `Study.open` or `Study.open_or_create`; a context manager that closes.
+    """
+
+    def __init__(self, path: Path, lock: WriterLock | None) -> None:
+        """Opens the existing file ``path``; users call the class methods."""
+        self.path = path
+        self._lock = lock
+        try:
+            self._connection = connect(path, writable=lock is not None)
+        except sqlite3.OperationalError as error:
+            raise InputError(f"study {path}: cannot be opened ({error})") from None
+        try:
+            self._verify()
+            if lock is not None:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                # In WAL mode NORMAL loses nothing when the process dies, SIGKILL included: what
+                # was written is the kernel's. Only a power cut can drop the last transactions,
+                # and even then the file stays consistent.
+                self._connection.execute("PRAGMA synchronous = NORMAL")
+                self._connection.execute("PRAGMA foreign_keys = ON")
+        except BaseException:
+            self._connection.close()
+            raise
+
+    @classmethod
+    def create(cls, path: str | Path, settings: Mapping[str, Any]) -> Study:
+        """Makes a new study and opens it for writing.
+
+        Args:
+            path: A file that does not exist yet.
+            settings: What defines the search, as JSON values. The budget is no setting.
+
+        Raises:
+            InputError: The file exists, cannot be written, or is locked by another search.
+        """
+        path = _absolute(path)
+        lock = _lock(path)
+        try:
+            if path.exists():
+                raise InputError(f"study {path}: exists already; resume it or name another file")
+            write_new(path, settings)
+            return cls(path, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def open(cls, path: str | Path) -> Study:
+        """Opens an existing study for reading, also while a search writes to it.
+
+        Raises:
+            InputError: The file is missing, corrupt, of another application or a newer schema.
+        """
+        path = _absolute(path)
+        _require_file(path)
+        return cls(path, lock=None)
+
+    @classmethod
+    def open_or_create(cls, path: str | Path, settings: Mapping[str, Any]) -> Study:
+        """Opens a study for writing, to go on with it; makes it when there is none.
+
+        Args:
+            path: The study's file.
+            settings: What defines the search; must equal those of an existing study.
+
+        Raises:
+            InputError: As for `create` and `open`, or the settings differ (the line shows how).
+        """
+        path = _absolute(path)
+        lock = _lock(path)
+        try:
+            if not path.exists():
+                write_new(path, settings)
+            _require_file(path)
+            study = cls(path, lock)
+            try:
+                study._require_settings(settings)
+            except BaseException:
+                study._connection.close()
+                raise
+            return study
+        except BaseException:
+            lock.release()
+            raise
+
+    def close(self) -> None:
+        """Closes the file and gives the writer's lock back; a second call does nothing."""
+        self._connection.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # Writing
+
+    def add_candidate(self, candidate: Candidate, measurements: Sequence[Measurement] = ()) -> int:
+        """Adds a candidate and its measurements in one transaction.
+
+        Args:
+            candidate: Its ``id`` and ``created`` are given by the study. An evaluated one has a
+                finite fitness, a rejected or failed one a reason.
+            measurements: Their ``candidate_id`` becomes the new id.
+
+        Returns:
+            The candidate's id.
+
+        Raises:
+            sqlite3.IntegrityError: An evaluated candidate of this key exists, or the row breaks
+                a rule above; nothing was added.
+        """
+        now = _now()
+        with self._transaction() as connection:
+            identifier = _insert(
+                connection,
+                "candidate",
+                step=candidate.step,
+                key=candidate.key,
+                status=candidate.status,
+                recipe=json_text(candidate.recipe),
+                expression=candidate.expression,
+                size=candidate.size,
+                origin=candidate.origin,
+                parents=json_text(candidate.parents),
+                fitness=_finite(candidate.fitness),
+                fingerprint=candidate.fingerprint,
+                reason=candidate.reason,
+                seconds=candidate.seconds,
+                skipped=candidate.skipped,
+                created=now,
+            )
+            for measurement in measurements:
+                _insert_measurement(connection, measurement, identifier, now)
+        return identifier
+
+    def add_duplicate(self, key: str, candidate_id: int, step: int) -> None:
+        """Notes that ``key`` gives the masks of an evaluated candidate, so is not evaluated."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT OR IGNORE INTO duplicate VALUES (?, ?, ?)", (key, candidate_id, step)
+            )
+
+    def add_measurement(self, measurement: Measurement) -> int:
+        """Adds a measurement of a candidate, a baseline, or the dense model; returns its id."""
+        with self._transaction() as connection:
+            return _insert_measurement(connection, measurement, measurement.candidate_id, _now())
+
+    def add_event(self, kind: str, data: Any = None) -> int:
+        """Adds an event with JSON data; returns its id."""
+        with self._transaction() as connection:
+            return _insert(connection, "event", created=_now(), kind=kind, data=json_text(data))
+
+    # Reading
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What defines the search."""
+        rows = self._connection.execute("SELECT name, value FROM settings ORDER BY rowid")
+        return {row["name"]: json.loads(row["value"]) for row in rows}
+
+    def candidates(self, status: Status | None = None) -> list[Candidate]:
+        """The candidates, of one status or all, in order of insertion."""
+        where = "" if status is None else "WHERE status = ?"
+        values = () if status is None else (status,)
+        rows = self._connection.execute(f"SELECT * FROM candidate {where} ORDER BY id", values)
+        return [_candidate(row) for row in rows]
+
+    def candidate(self, identifier: int) -> Candidate:
+        """The candidate of an id.
+
+        Raises:
+            InputError: There is none.
+        """
+        row = self._connection.execute(
+            "SELECT * FROM candidate WHERE id = ?", (identifier,)
+        ).fetchone()
+        if row is None:
+            raise InputError(f"study {self.path}: has no candidate {identifier}")
+        return _candidate(row)
+
+    def best(self) -> Candidate | None:
+        """The evaluated candidate of the lowest fitness, the earliest of equals."""
+        row = self._connection.execute(
+            "SELECT * FROM candidate WHERE status = 'evaluated' ORDER BY fitness, id LIMIT 1"
+        ).fetchone()
+        return None if row is None else _candidate(row)
+
+    def counts(self) -> dict[Status, int]:
+        """Candidates by status; every status is a key."""
+        counts: dict[Status, int] = dict.fromkeys(("pending", "evaluated", "rejected", "failed"), 0)
+        rows = self._connection.execute("SELECT status, COUNT(*) FROM candidate GROUP BY status")
+        counts.update(rows.fetchall())
+        return counts
+
+    def skipped(self) -> int:
+        """Duplicates that the search avoided, of any kind."""
+        row = self._connection.execute("SELECT COALESCE(SUM(skipped), 0) FROM candidate")
+        return int(row.fetchone()[0])
+
+    def duplicates(self) -> dict[str, int]:
+        """For each key noted by `add_duplicate`, the id of the candidate with the same masks."""
+        rows = self._connection.execute("SELECT key, candidate_id FROM duplicate ORDER BY rowid")
+        return dict(rows.fetchall())
+
+    def measurements(
+        self, purpose: Purpose | None = None, candidate_id: int | None = None
+    ) -> list[Measurement]:
+        """The measurements of a purpose and of a candidate, or all, in order of insertion."""
+        wanted = {"purpose": purpose, "candidate_id": candidate_id}
+        wanted = {name: value for name, value in wanted.items() if value is not None}
+        where = " AND ".join(["TRUE", *(f"{name} = :{name}" for name in wanted)])
+        rows = self._connection.execute(
+            f"SELECT * FROM measurement WHERE {where} ORDER BY id", wanted
+        )
+        return [Measurement(**{**dict(row), "data": json.loads(row["data"])}) for row in rows]
+
+    def events(self, kind: str | None = None) -> list[Event]:
+        """The events of a kind, or all, in order of insertion."""
+        rows = self._connection.execute(
+            "SELECT * FROM event WHERE kind = COALESCE(?, kind) ORDER BY id", (kind,)
+        )
+        return [Event(**{**dict(row), "data": json.loads(row["data"])}) for row in rows]
+
+    def check(self) -> list[str]:
+        """Examines the whole file and the rules of the tables.
+
+        Returns:
+            The problems, one line each; empty when the study is sound.
+        """
+        connection = self._connection
+        try:
+            verdicts = [str(row[0]) for row in connection.execute("PRAGMA integrity_check")]
+        except sqlite3.DatabaseError as error:
+            verdicts = [str(error)]
+        problems = [verdict for verdict in verdicts if verdict != "ok"]
+        if problems:  # The queries below would trip over the damage.
+            return problems
+        for table, rowid, parent, _ in connection.execute("PRAGMA foreign_key_check"):
+            problems.append(f"{table} {rowid} refers to a row of {parent} that does not exist")
+        for rule, query in INVARIANTS:
+            broken = [str(row[0]) for row in connection.execute(query)]
+            if broken:
+                more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
+                problems.append(f"{rule} {', '.join(broken[:5])}{more}")
+        return problems
+
+    # Within
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+            connection.execute("COMMIT")
+        except BaseException:
+            # A full disk may have rolled back already.
+            with suppress(sqlite3.OperationalError):
+                connection.execute("ROLLBACK")
+            raise
+
+    def _verify(self) -> None:
+        try:
+            (application,) = self._connection.execute("PRAGMA application_id").fetchone()
+            (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+            if application != APPLICATION_ID:
+                raise InputError(f"study {self.path}: an SQLite file, but not one of prunerzero's")
+            if version > SCHEMA_VERSION:
+                raise InputError(
+                    f"study {self.path}: has schema {version}, this prunerzero knows up to "
+                    f"{SCHEMA_VERSION}; upgrade prunerzero to open it"
+                )
+            (verdict,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.DatabaseError as error:
+            verdict = str(error)
+        if verdict != "ok":
+            problem = " ".join(str(verdict).split())
+            raise InputError(
+                f"study {self.path}: corrupt or not a study ({problem}); "
+                "restore a copy or name another file"
+            )
+
+    def _require_settings(self, given: Mapping[str, Any]) -> None:
+        stored, wanted = self.settings, json.loads(json_text(given))
+        differences = [
+            f"{name} {_show(stored, name)} there, {_show(wanted, name)} here"
+            for name in dict.fromkeys([*stored, *wanted])
+            if _show(stored, name) != _show(wanted, name)
+        ]
+        if differences:
+            raise InputError(
+                f"study {self.path}: was made with other settings ({'; '.join(differences)}); "
+                "go on with the same ones or name another study"
+            )
+
+
+def _absolute(path: str | Path) -> Path:
+    return Path(path).expanduser().absolute()
+
+
+def _require_file(path: Path) -> None:
+    if path.is_dir():
+        raise InputError(f"study {path}: a directory, not a file")
+    if not path.exists():
+        raise InputError(f"study {path}: does not exist")
+
+
+def _lock(path: Path) -> WriterLock:
+    if path.is_dir():
+        raise InputError(f"study {path}: a directory, not a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"study {path}: cannot be written ({error.strerror})") from None
+    return WriterLock(path)
+
+
+def _insert(connection: sqlite3.Connection, table: str, **values: Any) -> int:
+    places = ", ".join(f":{name}" for name in values)
+    cursor = connection.execute(
+        f"INSERT INTO {table} ({', '.join(values)}) VALUES ({places})", values
+    )
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
+
+
+def _insert_measurement(
+    connection: sqlite3.Connection, measurement: Measurement, candidate_id: int | None, now: str
+) -> int:
+    return _insert(
+        connection,
+        "measurement",
+        candidate_id=candidate_id,
+        name=measurement.name,
+        purpose=measurement.purpose,
+        rung=measurement.rung,
+        windows=measurement.windows,
+        tokens=measurement.tokens,
+        loss=_finite(measurement.loss),
+        kl=_finite(measurement.kl),
+        data=json_text(measurement.data),
+        seconds=measurement.seconds,
+        created=now,
+    )
+
+
+def _candidate(row: sqlite3.Row) -> Candidate:
+    values = dict(row)
+    values["recipe"] = json.loads(values["recipe"])
+    values["parents"] = tuple(json.loads(values["parents"]))
+    return Candidate(**values)
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _show(settings: Mapping[str, Any], name: str) -> str:
+    return json.dumps(settings[name], sort_keys=True) if name in settings else "absent"

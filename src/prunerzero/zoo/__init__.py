@@ -1,0 +1,37 @@
+"""Named recipes, one JSON file each: the published metrics with their sources."""
+
+from functools import cache
+from importlib.resources import files
+
+from prunerzero.recipe import Recipe, unknown_name
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """The zoo's names, sorted."""
+    entries = (entry.name for entry in files(__name__).iterdir())
+    return tuple(sorted(name.removesuffix(".json") for name in entries if name.endswith(".json")))
+
+
+@cache
+def _read(name: str) -> Recipe:
+    import json
+
+    text = (files(__name__) / f"{name}.json").read_text(encoding="utf-8")
+    return Recipe.from_json(json.loads(text), f"zoo entry '{name}'")
+
+
+def load(name: str) -> Recipe:
+    """The recipe of that name; case does not matter.
+
+    Raises:
+        InputError: There is none.
+    """
+    if name.strip().lower() not in names():
+        raise unknown_name(name.strip())
+    return _read(name.strip().lower())
+
+
+def entries() -> list[Recipe]:
+    """All recipes, sorted by name."""
+    return [load(name) for name in names()]

@@ -1,0 +1,105 @@
+import io
+import json
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prunerzero.cli.common import Progress, emit, prepare_output, print_table, split_list
+from prunerzero.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("text", "entries"),
+    [
+        ("wanda", ["wanda"]),
+        ("magnitude, wanda", ["magnitude", "wanda"]),
+        ("f(W,X),wanda", ["f(W,X)", "wanda"]),
+        ("f(g(W,X),(G)),h(A, F)", ["f(g(W,X),(G))", "h(A, F)"]),
+        ("W),wanda", ["W)", "wanda"]),  # The metric's parser says what is wrong with it.
+    ],
+)
+def test_split_list(text, entries):
+    assert split_list(text) == entries
+
+
+@given(st.lists(st.recursive(
+    st.sampled_from(["W", "A"]), lambda inner: st.builds("f({},{})".format, inner, inner)
+), min_size=1))  # fmt: skip
+def test_split_list_undoes_joining(entries):
+    assert split_list(",".join(entries)) == entries
+
+
+@pytest.mark.parametrize("text", ["", "wanda,", "a,,b", " "])
+def test_split_list_refuses_empty_entries(text):
+    with pytest.raises(InputError, match="is empty"):
+        split_list(text)
+
+
+def test_prepare_output_leaves_no_trace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert prepare_output("a/b") == tmp_path / "a" / "b"
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "empty").mkdir()
+    assert prepare_output("empty") == tmp_path / "empty"
+    assert os.listdir(tmp_path) == ["empty"]
+    assert os.listdir(tmp_path / "empty") == []
+
+
+def test_prepare_output_refuses(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="not empty"):
+        prepare_output(tmp_path / "full")
+    with pytest.raises(InputError, match="is a file"):
+        prepare_output(tmp_path / "full" / "x")
+    with pytest.raises(InputError, match="cannot be written"):
+        prepare_output(tmp_path / "full" / "x" / "deeper")
+    with pytest.raises(InputError, match="is a file"):
+        prepare_output(tmp_path / "dangling")
+
+
+def test_emit_prints_one_strict_document(capsys):
+    emit({"a": float("inf"), "b": [1, 2.5]})
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"a": None, "b": [1, 2.5]}
+    assert err == ""
+
+
+def test_print_table_neither_wraps_nor_reads_markup(capsys):
+    long = "abs(W * W) * mms(G) " * 20
+    print_table(("name", "value"), [("[red]x[/red]", long.strip()), ("y", None)])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert lines[1].split(maxsplit=1) == ["[red]x[/red]", long.strip()]
+
+
+def test_progress_is_plain_lines_when_not_on_a_terminal(capsys):
+    with Progress() as progress:
+        for done in range(1, 101):
+            progress("pruning", done, 100)
+        progress("evaluation", 1, 1)
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == ""
+    assert lines[0].startswith("pruning: 1/100, ")
+    assert lines[0].endswith(" s left")
+    assert lines[-2].startswith("pruning: 100/100, ")
+    assert lines[-1].startswith("evaluation: 1/1, ")
+    assert len(lines) < 10  # Fast units do not get a line each.
+
+
+def test_progress_draws_bars_on_a_terminal(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with Progress() as progress:
+        progress("pruning [1]", 3, 4)
+    assert "pruning [1]" in terminal.getvalue()
+    assert "75%" in terminal.getvalue()

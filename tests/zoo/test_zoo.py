@@ -1,0 +1,57 @@
+import pytest
+import torch
+
+from prunerzero import zoo
+from prunerzero.errors import InputError
+from prunerzero.metric import Metric
+from prunerzero.pruning.pattern import Pattern
+from prunerzero.recipe import Recipe
+
+NATIVE_GROUP = {
+    "gblm": "row",
+    "magnitude": "matrix",
+    "pruner-zero": "row",
+    "ria": "matrix",
+    "wanda": "row",
+}
+
+
+def test_names_and_native_groups() -> None:
+    assert {recipe.name: recipe.group for recipe in zoo.entries()} == NATIVE_GROUP
+    assert [recipe.name for recipe in zoo.entries()] == sorted(NATIVE_GROUP) == list(zoo.names())
+
+
+@pytest.mark.parametrize("name", sorted(NATIVE_GROUP))
+def test_every_entry_is_complete(name: str) -> None:
+    recipe = Recipe.named(name)
+    assert recipe == zoo.load(name.upper())
+    assert Metric.named(name) == recipe.metric
+    assert "github.com" in recipe.source
+    assert recipe.terminals <= {"W", "G", "X"}  # the paper's
+    assert recipe.key(Pattern.parse("50%"))
+
+
+def test_formulas_are_those_of_the_public_codes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(6, 8, generator=generator)
+    gradient = torch.rand(6, 8, generator=generator)
+    squares = torch.rand(1, 8, generator=generator)
+    w = weight.abs()
+    scaled = (gradient - gradient.min()) / (gradient.max() - gradient.min())
+    expected = {
+        "magnitude": w,
+        "wanda": w * squares.sqrt(),
+        "gblm": w * squares.sqrt() + w * gradient,
+        "ria": (w / w.sum(dim=0) + w / w.sum(dim=1).reshape(-1, 1)) * squares.sqrt() ** 0.5,
+        "pruner-zero": w * w * scaled,
+    }
+    given = {"W": weight, "G": gradient, "X": squares}
+    for name, scores in expected.items():
+        metric = Metric.named(name)
+        needed = {terminal: given[terminal] for terminal in metric.terminals}
+        torch.testing.assert_close(metric.score(**needed), scores, rtol=1e-5, atol=1e-7)
+
+
+def test_unknown_name_lists_the_zoo() -> None:
+    with pytest.raises(InputError, match=r"magnitude, pruner-zero, .*did you mean 'wanda'"):
+        zoo.load("wnada")
