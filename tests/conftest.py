@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -17,6 +18,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own."""
+    cache = tmp_path / "own-cache"
+    monkeypatch.setenv("PRUNERZERO_CACHE", str(cache))
+    return cache
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

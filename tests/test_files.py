@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from prunerzero.errors import InputError, MissingExtraError
-from prunerzero.files import atomic_path, cache_dir, json_text, read_json, write_json
+from prunerzero.files import atomic_directory, atomic_path, cache_dir, json_text, read_json, write_json
 
 
 def test_cache_dir_follows_the_environment(monkeypatch, tmp_path):
@@ -77,3 +77,39 @@ def test_missing_extra_names_the_command():
     error = MissingExtraError("gguf", "loading a .gguf file")
     assert str(error).endswith("pip install 'prunerzero[gguf]'")
     assert error.extra == "gguf"
+
+
+def test_atomic_directory_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "new" / "out"
+    with pytest.raises(RuntimeError), atomic_directory(target) as temporary:
+        (temporary / "half").write_text("x")
+        raise RuntimeError
+    assert os.listdir(target.parent) == []
+    with atomic_directory(target) as temporary:
+        (temporary / "inner").mkdir(mode=0o700)
+        (temporary / "inner" / "a").write_text("x")
+        (temporary / "inner" / "a").chmod(0o600)
+        assert not target.exists()
+    assert (target / "inner" / "a").read_text() == "x"
+    assert (target / "inner" / "a").stat().st_mode & 0o777 == 0o644
+    assert (target / "inner").stat().st_mode & 0o777 == 0o755
+    assert os.listdir(target.parent) == ["out"]
+
+
+def test_atomic_directory_fills_an_empty_one_even_behind_a_link(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    with atomic_directory(tmp_path / "link") as temporary:
+        (temporary / "a").write_text("x")
+    assert os.listdir(tmp_path / "empty") == ["a"]
+
+
+@pytest.mark.parametrize("where", ["file", "file/out", "full"])
+def test_atomic_directory_names_what_it_cannot_write(tmp_path, where):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("x")
+    with pytest.raises(InputError, match="cannot be written"), atomic_directory(tmp_path / where):
+        pass
+    assert sorted(os.listdir(tmp_path)) == ["file", "full"]
+    assert os.listdir(tmp_path / "full") == ["mine"]

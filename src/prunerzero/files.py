@@ -82,7 +82,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     Raises:
         InputError: The directory cannot be made there, or is not empty.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))  # a link to an empty directory is filled, not replaced
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -91,6 +91,8 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     try:
         temporary.chmod(0o755)  # mkdtemp's own mode would shut other users out of the result
         yield temporary
+        for file in temporary.rglob("*"):  # some writers' own modes would too
+            file.chmod(0o755 if file.is_dir() else 0o644)
         # POSIX renames over an empty directory and over nothing else.
         os.replace(temporary, target)
     except OSError as error:

@@ -122,7 +122,7 @@ def test_static_types_hold(node: Node, inputs: dict[str, torch.Tensor]) -> None:
         assert not (finite < 0).any()
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.filter_too_much])
 @given(trees(), matrices())
 def test_default_simplification_keeps_the_scores(
     node: Node, inputs: dict[str, torch.Tensor]
@@ -144,7 +144,7 @@ def test_paper_simplification_ends_and_shrinks(node: Node) -> None:
 
 
 @pytest.mark.parametrize("group", ["row", "2:4", "matrix", "model"])
-@settings(max_examples=300, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(trees(), matrices(), matrices(), st.integers(1, 9))
 def test_the_canonical_mask_is_valid(
     group: Any,

@@ -100,7 +100,7 @@ class Progress:
     context manager; library functions take it as a plain callback.
     """
 
-    _interval = 1.0  # Least seconds between two plain lines of one step, but for its end.
+    _interval = 30.0  # Seconds between the plain lines of a long step, and before the first.
 
     def __init__(self) -> None:
         """Starts with no step."""
@@ -144,7 +144,7 @@ class Progress:
         now = time.monotonic()
         started = self._started.setdefault(step, now)
         finished = done >= total
-        if not finished and now - self._printed.get(step, -self._interval) < self._interval:
+        if not finished and now - self._printed.get(step, started) < self._interval:
             return
         self._printed[step] = now
         line = f"{step}: {done:g}/{total:g}, {now - started:.0f} s"

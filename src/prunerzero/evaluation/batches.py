@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from prunerzero.models.compute import Compute
-
-Advance = Callable[[int], None]
+from prunerzero.progress import Advance, silent
 
 # Tokens a forward pass: large enough for full matrix speed, small enough that the logits over a
 # vocabulary of 50 thousand stay near 200 MB.
@@ -22,12 +21,13 @@ def batches(tokens: Tensor, batch_tokens: int = BATCH_TOKENS) -> tuple[Tensor, .
 
 
 def next_token_logits(
-    model: nn.Module, tokens: Tensor, compute: Compute, advance: Advance = lambda done: None
+    model: nn.Module, tokens: Tensor, compute: Compute, advance: Advance = silent
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields, a batch at a time, the logits that predict each window's tokens but the first.
 
     Yields:
-        ``(logits [batch, length - 1, vocabulary] float32, targets [batch, length - 1])``.
+        ``(logits [batch, length - 1, vocabulary] float32, targets [batch, length - 1])``. They
+        are ordinary tensors, but a float32 model's logits may be an inference tensor: read only.
     """
     done = 0
     for batch in batches(tokens):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from prunerzero.evaluation.perplexity import TextLoss, measure_loss
 from prunerzero.models.blocks import Block
 from prunerzero.models.compute import Compute
 from prunerzero.models.snapshot import DenseWeights
+from prunerzero.progress import Report, silent
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.pruning.pruner import (
     matrix_results,
@@ -21,8 +21,6 @@ from prunerzero.pruning.pruner import (
     prune_blocks,
 )
 from prunerzero.recipe import Recipe
-
-Report = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Comparison:
         compute: Compute,
         *,
         sequential: bool = True,
-        report: Report = lambda step, done, total: None,
+        report: Report = silent,
     ) -> None:
         self.model = model
         self.blocks = blocks

@@ -7,14 +7,16 @@ and needs 200 times less memory than full log-probabilities (SmolLM2's vocabular
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from prunerzero.evaluation.batches import Advance, batches, next_token_logits, target_losses
+from prunerzero.evaluation.batches import batches, next_token_logits, target_losses
 from prunerzero.models.compute import Compute
+from prunerzero.progress import Advance, silent
 
 KEPT_TOKENS = 256
 # The tail's mass is computed as a difference; this keeps its logarithm finite in float32.
@@ -38,6 +40,16 @@ class DenseBatch:
     log_top: Tensor
     log_tail: Tensor
     losses: Tensor
+
+    def first(self, windows: int) -> DenseBatch:
+        """The record of the batch's first ``windows`` windows."""
+        return DenseBatch(
+            self.tokens[:windows],
+            self.top[:windows],
+            self.log_top[:windows],
+            self.log_tail[:windows],
+            self.losses[:windows],
+        )
 
 
 @dataclass(frozen=True)
@@ -81,7 +93,7 @@ class DenseReference:
         model: nn.Module,
         tokens: Tensor,
         compute: Compute,
-        advance: Advance = lambda done: None,
+        advance: Advance = silent,
     ) -> None:
         self.compute = compute
         self.tokens = tokens
@@ -100,6 +112,19 @@ class DenseReference:
                     losses=target_losses(logits, normaliser, targets),
                 )
             )
+
+    def first(self, windows: int) -> DenseReference:
+        """The same for the first ``windows`` windows; nothing is computed again."""
+        part = copy.copy(self)
+        part.tokens = self.tokens[:windows]
+        part.batches = []
+        left = windows
+        for batch in self.batches:
+            if left <= 0:
+                break
+            part.batches.append(batch.first(left))
+            left -= len(batch.tokens)
+        return part
 
     def measure(self, model: nn.Module, limit: int | None = None) -> Divergence:
         """Divergence and loss of ``model`` on the first ``limit`` batches (all by default)."""
@@ -129,7 +154,8 @@ def position_kl(logits: Tensor, normaliser: Tensor, dense: DenseBatch) -> Tensor
     log_model = logits.gather(-1, dense.top) - normaliser[..., None]
     kept = (dense.log_top.exp() * (dense.log_top - log_model)).sum(-1)
     tail = dense.log_tail.exp() * (dense.log_tail - _log_tail(log_model))
-    return kept + tail
+    # Rounding, and the floor under the tail's mass, can leave a hair less than nothing.
+    return (kept + tail).clamp(min=0.0)
 
 
 def _log_tail(log_top: Tensor) -> Tensor:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
 
-from prunerzero.data.documents import Document
 from prunerzero.data.sources import SOURCES, evaluation_documents, load_documents, text_name
 from prunerzero.data.splits import Split
 from prunerzero.data.windows import Windows, check_length, consecutive_windows, sample_windows
@@ -16,8 +16,8 @@ from prunerzero.errors import InputError
 from prunerzero.evaluation.perplexity import TextLoss, measure_loss
 from prunerzero.models.compute import compute_for
 from prunerzero.models.loading import context_limit
-
-Report = Callable[[str, int, int], None]
+from prunerzero.progress import Report, silent
+from prunerzero.pruning.checkpoint import refuse_seen
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def evaluate(
     seed: int = 0,
     dtype: str | None = None,
     seen: Collection[str] = (),
-    report: Report = lambda step, done, total: None,
+    report: Report = silent,
 ) -> Evaluation:
     """Perplexity as the pruning papers define it, on fixed token windows.
 
@@ -74,21 +74,32 @@ def evaluate(
     """
     if tokenizer is None:
         raise InputError("evaluating on text needs a tokenizer: this model comes without one")
+    model.eval()  # dropout has no place in a measurement
     compute = compute_for(model, dtype)
     check_length(sequence_length, context_limit(model))
-    losses: dict[str, TextLoss] = {}
-    used: dict[str, Any] = {}
+    cuts: dict[str, Windows] = {}
     for text in texts:
         name = text_name(text)
-        if name in losses:
-            raise InputError(f"text '{text}': named twice")
-        cut = evaluation_windows(text, tokenizer, windows, sequence_length, seed, seen)
-        losses[name] = measure_loss(
-            model, cut, compute, lambda done, name=name, cut=cut: report(name, done, len(cut))
-        )
-        used[name] = {"windows": len(cut), "tokens_hash": cut.hash}
-    settings = {"sequence_length": sequence_length, "compute": str(compute), "texts": used}
+        if name in cuts:
+            raise InputError(f"text '{text}': a text called {name} is there already")
+        cuts[name] = evaluation_windows(text, tokenizer, windows, sequence_length, seed, seen)
+    losses = {
+        name: measure_loss(model, cut, compute, partial(_advance, report, name, len(cut)))
+        for name, cut in cuts.items()
+    }
+    settings = {
+        "sequence_length": sequence_length,
+        "seed": seed,
+        "compute": str(compute),
+        "texts": {
+            name: {"windows": len(cut), "tokens_hash": cut.hash} for name, cut in cuts.items()
+        },
+    }
     return Evaluation(losses, settings)
+
+
+def _advance(report: Report, step: str, total: int, done: int) -> None:
+    report(step, done, total)
 
 
 def evaluation_windows(
@@ -104,23 +115,8 @@ def evaluation_windows(
     Raises:
         InputError: if the text is unusable or overlaps documents in ``seen``.
     """
-    _refuse_seen(text, evaluation_documents(text), seen)
+    refuse_seen(text, seen)
     if text in SOURCES:
         documents = load_documents(text)
-        return sample_windows(
-            documents, tokenizer, Split.HELDOUT, windows, sequence_length, seed
-        )
+        return sample_windows(documents, tokenizer, Split.HELDOUT, windows, sequence_length, seed)
     return consecutive_windows(evaluation_documents(text), tokenizer, sequence_length)
-
-
-def _refuse_seen(text: str, documents: Sequence[Document], seen: Collection[str]) -> None:
-    overlap = sum(not seen_hashes.isdisjoint(seen) for seen_hashes in map(_hashes, documents))
-    if overlap:
-        raise InputError(
-            f"text '{text}': the model was calibrated or selected on {overlap} of its documents, "
-            "so its perplexity there would be flattering; evaluate on another text"
-        )
-
-
-def _hashes(document: Document) -> frozenset[str]:
-    return frozenset(document.hashes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -11,8 +11,9 @@ from torch import nn
 
 from prunerzero.data.windows import Windows
 from prunerzero.errors import InputError
-from prunerzero.evaluation.batches import Advance, next_token_logits, target_losses
+from prunerzero.evaluation.batches import next_token_logits, target_losses
 from prunerzero.models.compute import Compute, compute_for
+from prunerzero.progress import Advance, silent
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def measure_loss(
     model: nn.Module,
     windows: Windows,
     compute: Compute | None = None,
-    advance: Advance = lambda done: None,
+    advance: Advance = silent,
 ) -> TextLoss:
     """Loss of a causal LM on token windows.
 
@@ -81,6 +82,10 @@ class Interval:
         """Whether the interval leaves out zero."""
         return self.low > 0 or self.high < 0
 
+    def to_json(self) -> dict[str, float]:
+        """The interval as a JSON-serialisable dictionary."""
+        return asdict(self)
+
 
 def paired_interval(
     losses: tuple[float, ...], baseline: tuple[float, ...], *, seed: int = 0, draws: int = 10_000
@@ -97,9 +102,7 @@ def paired_interval(
         ``exp(mean(losses - baseline)) - 1`` and its 2.5 % and 97.5 % quantiles.
     """
     differences = np.asarray(losses) - np.asarray(baseline)
-    picks = np.random.default_rng(seed).integers(
-        len(differences), size=(draws, len(differences))
-    )
+    picks = np.random.default_rng(seed).integers(len(differences), size=(draws, len(differences)))
     resampled = np.expm1(differences[picks].mean(1))
     low, high = np.quantile(resampled, [0.025, 0.975])
     return Interval(float(np.expm1(differences.mean())), float(low), float(high))

@@ -184,6 +184,7 @@ class _Order:
             rebuilt = self.total(node)
         else:
             return None
+        rebuilt = _normalise(rebuilt)
         return None if rebuilt == node else rebuilt
 
     def product(self, node: Node) -> Node:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from prunerzero.errors import InputError
@@ -334,4 +334,5 @@ _EXTENDED = (
     ),
 )  # fmt: skip
 
-OPERATORS.update({operator.name: operator for operator in (*_PAPER, *_EXTENDED)})
+OPERATORS.update({operator.name: replace(operator, paper=True) for operator in _PAPER})
+OPERATORS.update({operator.name: operator for operator in _EXTENDED})

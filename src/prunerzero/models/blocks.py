@@ -147,7 +147,9 @@ def apply_mask(matrix: Matrix, mask: Tensor) -> None:
 InputHook = Callable[[Matrix, Tensor], None]
 
 
-def watch_inputs(matrices: list[Matrix], hook: InputHook) -> list[torch.utils.hooks.RemovableHandle]:
+def watch_inputs(
+    matrices: list[Matrix], hook: InputHook
+) -> list[torch.utils.hooks.RemovableHandle]:
     """Calls ``hook(matrix, inputs)`` with inputs ``[..., in_features]`` at each layer's forward."""
 
     def attach(matrix: Matrix) -> torch.utils.hooks.RemovableHandle:

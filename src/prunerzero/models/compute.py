@@ -43,13 +43,19 @@ def compute_for(model: nn.Module, dtype: str | None = None) -> Compute:
         dtype: ``float32``, ``bfloat16``, ``float16`` or None (choose).
 
     Raises:
-        InputError: for an unknown ``dtype``.
+        InputError: for an unknown ``dtype``, or float32 for weights that are less precise.
     """
-    device = next(model.parameters()).device
+    parameter = next(model.parameters())
+    device = parameter.device
     if dtype is not None:
         if dtype not in DTYPES:
             raise InputError(f"dtype '{dtype}': not one of {', '.join(DTYPES)}")
+        if dtype == "float32" and parameter.dtype is not torch.float32:
+            # There is no autocast to float32: products of such weights run in the weights' type.
+            raise InputError("dtype 'float32': load the model with dtype='float32' for that")
         return Compute(device, DTYPES[dtype])
+    if parameter.dtype is not torch.float32:
+        return Compute(device, parameter.dtype)
     return Compute(device, torch.bfloat16 if has_fast_bfloat16(device) else torch.float32)
 
 

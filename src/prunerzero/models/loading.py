@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
-from prunerzero.data.assets import asset_path
 from prunerzero.errors import InputError, MissingExtraError
-from prunerzero.files import atomic_directory, cache_dir
+from prunerzero.files import atomic_directory
 from prunerzero.models.compute import DTYPES, find_device
-
-# Demo aliases: name -> asset that holds the GGUF file.
-ALIASES = {"smollm2": "smollm2"}
+from prunerzero.models.hub import reachable
+from prunerzero.models.names import check_model_name, converted_directory, gguf_file
 
 
 def load_model(
@@ -42,24 +37,36 @@ def load_model(
         ``(model, tokenizer)``; the tokenizer is None where the directory holds none.
 
     Raises:
-        InputError: if there is no such model, or it cannot be read.
+        InputError: if there is no such model, it cannot be read, or weights are missing in it.
     """
+    name = os.fspath(name)
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"dtype '{dtype}': not one of {', '.join(DTYPES)}")
     target = find_device(device)
-    source = locate_model(str(name))
-    # Loading bars of the library would hide our own progress lines.
-    transformers_logging.disable_progress_bar()
+    source = locate_model(name)
+    local = Path(source).is_dir() or not reachable(source)
+    options = {"local_files_only": local, "trust_remote_code": trust_remote_code}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, loading = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=DTYPES[dtype] if dtype else "auto",
             use_safetensors=True,
-            trust_remote_code=trust_remote_code,
+            ignore_mismatched_sizes=True,  # reported below, in one line
+            output_loading_info=True,
+            **options,
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (
+        Exception
+    ) as error:  # damaged or foreign checkpoints fail in many ways, none of them ours
         raise InputError(f"model '{name}': cannot be loaded: {_first_line(error)}") from error
-    return model.eval().requires_grad_(False).to(target), _load_tokenizer(source, trust_remote_code)
+    # transformers fills these with random numbers and says so in a warning only.
+    wrong = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
+    if wrong:
+        raise InputError(
+            f"model '{name}': {len(wrong)} tensors of its configuration are not in its weight "
+            f"files or have another shape there, first {wrong[0]}"
+        )
+    return model.eval().requires_grad_(False).to(target), _load_tokenizer(source, options)
 
 
 def locate_model(name: str) -> str:
@@ -68,73 +75,14 @@ def locate_model(name: str) -> str:
     Raises:
         InputError: if the name is a path with no model in it.
     """
-    if name in ALIASES:
-        return str(_converted(asset_path(ALIASES[name])))
     check_model_name(name)
-    path = Path(name)
-    if path.suffix == ".gguf":
-        return str(_converted(path))
-    return name
-
-
-def check_model_name(name: str) -> None:
-    """Finds a wrong model name or path before anything heavy is imported or loaded."""
-    path = Path(name)
-    if name in ALIASES:
-        asset_path(ALIASES[name])
-    elif path.is_dir():
-        if not (path / "config.json").is_file():
-            raise InputError(f"model '{name}': the directory holds no config.json")
-    elif path.suffix == ".gguf" or path.exists() or name.startswith((".", "/", "~")):
-        if not path.is_file():
-            raise InputError(f"model '{name}': no such file or directory")
-        if path.suffix != ".gguf":
-            raise InputError(f"model '{name}': a file, but not a .gguf file or a model directory")
-    elif name.count("/") > 1 or not name.strip():
-        raise InputError(f"model '{name}': neither a directory nor a hub id (owner/name)")
-
-
-def _load_tokenizer(source: str, trust_remote_code: bool) -> Any:
-    try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError):
-        # Weights without a tokenizer are fine for calls that bring token ids of their own.
-        return None
-
-
-def _converted(gguf: Path) -> Path:
-    """Directory with the dequantised weights of a GGUF file, made on first use."""
-    stat = gguf.stat()
-    identity = f"{gguf.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
-    directory = cache_dir() / "models" / f"{gguf.stem}-{digest}"
-    if not (directory / "config.json").is_file():
+    gguf = gguf_file(name)
+    if gguf is None:
+        return name
+    directory = converted_directory(gguf)
+    if not _is_checkpoint(directory):
         _convert(gguf, directory)
-    return directory
-
-
-def _convert(gguf: Path, directory: Path) -> None:
-    # save_pretrained refuses a model that was loaded from GGUF, so its state moves to a fresh one.
-    try:
-        import accelerate  # noqa: F401  transformers needs both to read GGUF
-        import gguf as _gguf  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("gguf", f"model '{gguf.name}' is a GGUF file") from error
-    place = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    try:
-        loaded = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(**place)
-        config = AutoConfig.from_pretrained(**place)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise InputError(f"model '{gguf}': not a readable GGUF file: {_first_line(error)}") from error
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    fresh: nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    fresh.load_state_dict(loaded.state_dict())
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_directory(directory) as temporary:
-        fresh.save_pretrained(temporary)  # type: ignore[operator]
-        tokenizer.save_pretrained(temporary)
+    return str(directory)
 
 
 def context_limit(model: Any) -> int | None:
@@ -143,11 +91,48 @@ def context_limit(model: Any) -> int | None:
     return int(limit) if limit else None
 
 
+def _load_tokenizer(source: str, options: dict[str, Any]) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(source, **options)
+    except Exception:  # as many ways as above
+        # Weights without a tokenizer are fine for calls that bring token ids of their own.
+        return None
+
+
+def _convert(gguf: Path, directory: Path) -> None:
+    # save_pretrained refuses a model that was loaded from GGUF, so its state moves to a fresh one.
+    try:
+        import accelerate  # noqa: F401  transformers needs both to read GGUF
+        import gguf as _gguf  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("gguf", f"model '{gguf.name}' is a GGUF file: it") from error
+    place = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(**place)
+        config = AutoConfig.from_pretrained(**place)
+    except Exception as error:  # damaged files fail in many ways, none of them ours
+        raise InputError(
+            f"model '{gguf}': not a readable GGUF file: {_first_line(error)}"
+        ) from error
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    fresh: nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    fresh.load_state_dict(loaded.state_dict())
+    try:
+        with atomic_directory(directory) as temporary:
+            fresh.save_pretrained(temporary)  # type: ignore[operator]
+            tokenizer.save_pretrained(temporary)
+    except InputError:
+        # Another process may have finished the same conversion first; its result is as good.
+        if not _is_checkpoint(directory):
+            raise
+
+
+def _is_checkpoint(directory: Path) -> bool:
+    return (directory / "config.json").is_file()
+
+
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:300] if lines else type(error).__name__
-
-
-def remove_directory(path: Path) -> None:
-    """Removes a directory tree that we made ourselves."""
-    shutil.rmtree(path, ignore_errors=True)

@@ -9,6 +9,7 @@ checked on two batches, and then two full passes serve however many batches ther
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,7 @@ class Replay:
     """Hidden states of a batch of windows, moved through the model block by block.
 
     Attributes:
+        compute: device and precision of the passes.
         hidden: one tensor ``[batch, length, hidden_size]`` a batch: the next block's input.
     """
 
@@ -121,9 +123,8 @@ def _first_hidden(model: nn.Module, block: Block, ids: Tensor, compute: Compute)
 
     handle = block.module.register_forward_pre_hook(stop, with_kwargs=True)
     try:
-        _forward(model, ids, compute)
-    except _FirstBlockReached:
-        pass
+        with suppress(_FirstBlockReached):
+            _forward(model, ids, compute)
     finally:
         handle.remove()
     return found[0]
@@ -131,8 +132,9 @@ def _first_hidden(model: nn.Module, block: Block, ids: Tensor, compute: Compute)
 
 def _forward(model: nn.Module, ids: Tensor, compute: Compute) -> None:
     # The base model is all but the language-model head, whose logits nobody would read here.
+    base: Any = model.base_model
     with compute.autocast():
-        model.base_model(ids.to(compute.device), use_cache=False)
+        base(ids.to(compute.device), use_cache=False)
 
 
 def _split_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, BlockCall]:

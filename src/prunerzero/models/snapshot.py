@@ -25,8 +25,9 @@ class DenseWeights:
     def write_masked(self, matrix: Matrix, mask: Tensor) -> None:
         """Sets a matrix to its dense weights where ``mask`` is True and ``+0.0`` elsewhere."""
         dense = self.weights[matrix.name]
-        torch.where(mask, dense, torch.zeros((), dtype=dense.dtype, device=dense.device),
-                    out=matrix.weight)
+        torch.where(
+            mask, dense, torch.zeros((), dtype=dense.dtype, device=dense.device), out=matrix.weight
+        )
 
     @torch.no_grad()
     def restore(self) -> None:

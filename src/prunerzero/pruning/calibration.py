@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from prunerzero.models.loading import context_limit
 def calibration_windows(
     model: nn.Module,
     tokenizer: Any,
-    calibration: str | os.PathLike[str] | Tensor,
+    calibration: str | Path | Tensor,
     samples: int,
     sequence_length: int,
     seed: int,

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prunerzero import __version__
+from prunerzero.data.sources import evaluation_documents
 from prunerzero.errors import InputError
 from prunerzero.files import atomic_directory, read_json, write_json
-from prunerzero.pruning.pruner import PruneResult
+
+if TYPE_CHECKING:
+    from prunerzero.pruning.pruner import PruneResult
 
 RECORD = "pruning.json"
 FORMAT = 1
 
 
 def save_checkpoint(
-    model: Any, tokenizer: Any, result: PruneResult, directory: Path, source: str
+    model: Any, tokenizer: Any, result: PruneResult, directory: str | Path, source: str
 ) -> None:
     """Writes a pruned model, its tokenizer and ``pruning.json`` into a new directory, atomically.
 
@@ -32,11 +36,16 @@ def save_checkpoint(
     Raises:
         InputError: if the directory cannot be written.
     """
-    with atomic_directory(directory) as temporary:
-        model.save_pretrained(temporary)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(temporary)
-        write_json(temporary / RECORD, record(result, source))
+    from safetensors import SafetensorError
+
+    try:
+        with atomic_directory(directory) as temporary:
+            model.save_pretrained(temporary)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(temporary)
+            write_json(temporary / RECORD, record(result, source))
+    except SafetensorError as error:  # its way to say that the disk is full
+        raise InputError(f"{directory}: cannot be written ({error})") from None
 
 
 def record(result: PruneResult, source: str) -> dict[str, Any]:
@@ -47,6 +56,7 @@ def record(result: PruneResult, source: str) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "model": source,
+        "model_seen": sorted(seen_documents(source)),
         **result.to_json(),
         "versions": {
             "prunerzero": __version__,
@@ -75,6 +85,27 @@ def seen_documents(model: str) -> frozenset[str]:
         settings = document["settings"]
         recipe = settings["recipe"]
         uses = [settings["calibration"], *recipe.get("provenance", {}).get("texts", [])]
-        return frozenset(name for use in uses if use for name in use["documents"])
+        seen = frozenset(name for use in uses if use for name in use["documents"])
+        return seen.union(document["model_seen"])
     except (KeyError, TypeError, AttributeError):
         raise InputError(f"pruning record {path}: not written by prunerzero, or altered") from None
+
+
+def refuse_seen(text: str | Path, seen: Collection[str]) -> None:
+    """Checks that a text can be evaluated on, and honestly.
+
+    Args:
+        text: a text source by name or path.
+        seen: hashes of documents that the model was calibrated or selected on.
+
+    Raises:
+        InputError: if the text is unusable, or holds one of these documents.
+    """
+    overlap = sum(
+        not frozenset(document.hashes).isdisjoint(seen) for document in evaluation_documents(text)
+    )
+    if overlap:
+        raise InputError(
+            f"text '{text}': the model was calibrated or selected on {overlap} of its documents, "
+            "so its perplexity there would be flattering; evaluate on another text"
+        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
@@ -16,21 +15,16 @@ from prunerzero.metric import Metric
 from prunerzero.models.blocks import Block, Matrix, apply_mask, find_blocks
 from prunerzero.models.compute import Compute, compute_for
 from prunerzero.models.replay import Replay
+from prunerzero.progress import Report, silent
 from prunerzero.pruning.calibration import calibration_windows, describe
 from prunerzero.pruning.memory import peak_rss_bytes
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.recipe import Recipe
 from prunerzero.statistics.cache import Statistics, gather_statistics
-from prunerzero.statistics.collectors import ACTIVATION, GRADIENT, Sample, raw_sums, terminals_of
+from prunerzero.statistics.collectors import ACTIVATION, Sample, raw_sums, terminals_of
 from prunerzero.statistics.gathering import ActivationSums
 
 REPLAY_TOKENS = 2048
-
-Report = Callable[[str, int, int], None]
-
-
-def _silent(step: str, done: int, total: int) -> None:
-    """Reports nothing."""
 
 
 class UnusableScores(InputError):
@@ -82,12 +76,16 @@ def prune(
     sequential: bool = True,
     seed: int = 0,
     dtype: str | None = None,
-    report: Report = _silent,
+    report: Report = silent,
 ) -> PruneResult:
     """Prunes a causal LM in place.
 
+    What can be checked is checked before the first weight changes. Scores that are not finite come
+    to light only at their matrix: then the blocks before it are pruned already, and the model
+    should be loaded again.
+
     Args:
-        model: a Hugging Face causal LM.
+        model: a Hugging Face causal LM; it is put in evaluation mode.
         tokenizer: its tokenizer; None if ``calibration`` holds token ids.
         recipe: a recipe, or a bare metric (ranked per row, uniform allocation).
         pattern: what may be zero.
@@ -108,7 +106,9 @@ def prune(
             matrix, unusable calibration, or scores that are not finite.
     """
     if isinstance(recipe, Metric):
+        recipe.check_rankable()
         recipe = Recipe(metric=recipe)
+    model.eval()
     began = time.perf_counter()
     blocks = find_blocks(model)
     sparsities = plan_sparsities(blocks, recipe, pattern)
@@ -116,13 +116,9 @@ def prune(
     needed = raw_sums(recipe.terminals)
     tokens, described = None, None
     if needed:
-        windows = calibration_windows(
-            model, tokenizer, calibration, samples, sequence_length, seed
-        )
+        windows = calibration_windows(model, tokenizer, calibration, samples, sequence_length, seed)
         tokens, described = windows.tokens, describe(windows)
-    prune_blocks(
-        model, blocks, recipe, pattern, sparsities, tokens, sequential, compute, report
-    )
+    prune_blocks(model, blocks, recipe, pattern, sparsities, tokens, sequential, compute, report)
     results = matrix_results(blocks)
     return PruneResult(
         sparsity=overall_sparsity(results),
@@ -149,7 +145,7 @@ def prune_blocks(
     tokens: Tensor | None,
     sequential: bool,
     compute: Compute,
-    report: Report = _silent,
+    report: Report = silent,
 ) -> None:
     """The loop behind `prune`, for callers that have blocks, tokens and sparsities already."""
     needed = raw_sums(recipe.terminals)
@@ -184,7 +180,7 @@ def prune_blocks(
                 terminals = terminals | measured.of(matrix, mine)
             mask = matrix_mask(recipe, matrix, terminals, pattern, sparsities[matrix.name])
             apply_mask(matrix, mask)
-        if replay:
+        if replay and block is not blocks[-1]:
             replay.advance(replay.run(block))
         report("pruning", block.index + 1, len(blocks))
 
@@ -198,15 +194,15 @@ def _replayed_sums(replay: Replay, block: Block) -> dict[str, Tensor]:
     return sums.sums
 
 
-def plan_sparsities(
-    blocks: list[Block], recipe: Recipe, pattern: Pattern
-) -> dict[str, Fraction]:
+def plan_sparsities(blocks: list[Block], recipe: Recipe, pattern: Pattern) -> dict[str, Fraction]:
     """Checks a recipe against a model and returns each matrix's sparsity by name.
 
     Raises:
-        InputError: for a metric that cannot rank weights, a kind without a formula, or a matrix
-            width that an N:M pattern does not divide.
+        InputError: for a metric that cannot rank weights, a kind without a formula, a group
+            larger than a matrix, or a matrix width that an N:M pattern does not divide.
     """
+    if recipe.group == "model" and not pattern.is_nm:
+        raise InputError("group 'model': a block is pruned at a time, so give row or matrix")
     matrices = [matrix for block in blocks for matrix in block.matrices]
     for metric in recipe.formulas.values():
         metric.check_rankable()
@@ -255,7 +251,8 @@ def matrix_results(blocks: list[Block]) -> tuple[MatrixResult, ...]:
         for matrix in block.matrices:
             weight = matrix.weight
             zeros = weight.numel() - int(torch.count_nonzero(weight))
-            results.append(MatrixResult(matrix.name, *weight.shape, zeros / weight.numel()))
+            rows, columns = weight.shape
+            results.append(MatrixResult(matrix.name, rows, columns, zeros / weight.numel()))
     return tuple(results)
 
 

@@ -1,27 +1,36 @@
 """Statistics of the dense model, kept on disk so that a second run starts at once.
 
 A cache file holds one raw sum of every matrix. It is named by what determines it: the model's
-weights, the calibration tokens and the precision. It is written whole or not at all, and read back with safetensors.
+weights and configuration, the calibration tokens and the precision. It is written whole or not at
+all. A cache that cannot be read or written costs a second pass, never a run.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from prunerzero.errors import InputError
 from prunerzero.files import atomic_path, cache_dir
 from prunerzero.models.blocks import Matrix
 from prunerzero.models.compute import Compute
+from prunerzero.progress import Advance, silent
 from prunerzero.statistics.collectors import Sample, finish, raw_sums
-from prunerzero.statistics.gathering import Advance, RawStatistics, gather_raw
+from prunerzero.statistics.gathering import RawStatistics, gather_raw
 
 # Part of every key: raised when the meaning of the stored sums changes.
 VERSION = "1"
+
+# Parts of a configuration that say where a model came from, not what it computes.
+PLACE = frozenset({"_name_or_path", "transformers_version", "architectures", "dtype"})
 
 
 class Statistics:
@@ -42,7 +51,7 @@ def gather_statistics(
     tokens: Tensor,
     terminals: frozenset[str],
     compute: Compute,
-    advance: Advance = lambda done: None,
+    advance: Advance = silent,
 ) -> Statistics:
     """Statistics of the dense model on calibration windows, from the cache where it has them.
 
@@ -58,25 +67,33 @@ def gather_statistics(
     sample = Sample(sequences=tokens.shape[0], tokens=tokens.numel())
     if not wanted:
         return Statistics({matrix.name: {} for matrix in matrices}, sample)
-    paths = {key: _path(model, tokens, key, compute) for key in sorted(wanted)}
-    found = {key: _read(path, matrices, compute.device) for key, path in paths.items()}
-    missing = frozenset(key for key, sums in found.items() if sums is None)
-    if missing:
+    parts = [VERSION, model_hash(model), tokens_hash(tokens), str(compute)]
+    paths = {key: _path([*parts, key]) for key in sorted(wanted)}
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, path in paths.items():
+        with suppress(SafetensorError, OSError, KeyError):
+            stored = load_file(path, device=str(compute.device))
+            found[key] = {matrix.name: stored[matrix.name] for matrix in matrices}
+    if missing := wanted - found.keys():
         gathered = gather_raw(model, matrices, tokens, missing, compute, advance)
         for key in missing:
             found[key] = {name: sums[key].contiguous() for name, sums in gathered.items()}
-            with atomic_path(paths[key]) as temporary:
+            with (
+                suppress(SafetensorError, OSError, InputError),
+                atomic_path(paths[key]) as temporary,
+            ):
                 save_file(found[key], temporary)
     raw = {
-        matrix.name: {key: sums[matrix.name] for key, sums in found.items() if sums is not None}
-        for matrix in matrices
+        matrix.name: {key: sums[matrix.name] for key, sums in found.items()} for matrix in matrices
     }
     return Statistics(raw, sample)
 
 
 def model_hash(model: nn.Module) -> str:
-    """SHA-256 over names, types and bytes of all parameters and the configuration."""
-    digest = hashlib.sha256()
+    """SHA-256 over the configuration and the names, types and bytes of all parameters."""
+    config: Any = model.config
+    described = {key: value for key, value in config.to_dict().items() if key not in PLACE}
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
     for name, parameter in sorted(model.named_parameters()):
         digest.update(f"{name}:{parameter.dtype}:{tuple(parameter.shape)}".encode())
         stored = parameter.detach().cpu().contiguous()
@@ -90,18 +107,6 @@ def tokens_hash(tokens: Tensor) -> str:
     return hashlib.sha256(shape + tokens.cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
-def _path(model: nn.Module, tokens: Tensor, raw_sum: str, compute: Compute) -> Path:
-    parts = [VERSION, model_hash(model), tokens_hash(tokens), raw_sum, str(compute.dtype)]
+def _path(parts: list[str]) -> Path:
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
     return cache_dir() / "statistics" / f"{key}.safetensors"
-
-
-def _read(path: Path, matrices: list[Matrix], device: torch.device) -> dict[str, Tensor] | None:
-    if not path.is_file():
-        return None
-    try:
-        stored = load_file(path, device=str(device))
-        return {matrix.name: stored[matrix.name] for matrix in matrices}
-    except (SafetensorError, OSError, KeyError):
-        # A damaged cache file costs a second pass, never a run.
-        return None

@@ -46,7 +46,7 @@ COLLECTORS: dict[str, Collector] = {
     # A_j = sqrt(mean_t x_tj^2): scale-free, Wanda is W * A.
     "A": Collector(ACTIVATION, lambda total, sample: (total / sample.tokens).sqrt()),
     # G = sqrt(sum_s (100 g_s)^2), one backward pass a sequence s, mean token loss.
-    "G": Collector(GRADIENT, lambda total, sample: total.sqrt() * GRADIENT_SCALE),
+    "G": Collector(GRADIENT, lambda total, _: total.sqrt() * GRADIENT_SCALE),
     # F = sqrt(mean_s g_s^2): F^2 is the diagonal of the empirical Fisher matrix.
     "F": Collector(GRADIENT, lambda total, sample: (total / sample.sequences).sqrt()),
 }
@@ -64,9 +64,7 @@ def terminals_of(terminals: frozenset[str], raw: frozenset[str]) -> frozenset[st
     )
 
 
-def finish(
-    terminals: frozenset[str], raw: dict[str, Tensor], sample: Sample
-) -> dict[str, Tensor]:
+def finish(terminals: frozenset[str], raw: dict[str, Tensor], sample: Sample) -> dict[str, Tensor]:
     """Those terminals of one matrix that its raw sums determine."""
     return {
         name: COLLECTORS[name].finish(raw[COLLECTORS[name].raw], sample)

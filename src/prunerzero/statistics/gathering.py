@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +11,9 @@ from torch import Tensor, nn
 
 from prunerzero.models.blocks import Matrix, watch_inputs
 from prunerzero.models.compute import Compute
+from prunerzero.progress import Advance, silent
 from prunerzero.statistics.collectors import ACTIVATION, GRADIENT
 
-Advance = Callable[[int], None]
 RawStatistics = dict[str, dict[str, Tensor]]
 
 
@@ -51,9 +52,9 @@ def gather_raw(
     tokens: Tensor,
     wanted: frozenset[str],
     compute: Compute,
-    advance: Advance = lambda done: None,
+    advance: Advance = silent,
 ) -> RawStatistics:
-    """Gathers raw sums from the dense model, one window at a time.
+    """Gathers raw sums from the dense model, in evaluation mode, one window at a time.
 
     With gradients wanted, activations are read off the forward half of the same pass.
 
@@ -68,13 +69,14 @@ def gather_raw(
     Returns:
         ``{matrix name: {raw sum: tensor}}`` on the model's device.
     """
+    base: Any = model.base_model
     activations = ActivationSums(matrices) if ACTIVATION in wanted else None
-    gradients = _GradientSums(matrices) if GRADIENT in wanted else None
+    gradients = _GradientSums(model, matrices) if GRADIENT in wanted else None
     try:
         for done, window in enumerate(tokens.to(compute.device).split(1), start=1):
             with torch.set_grad_enabled(gradients is not None), compute.autocast():
                 if gradients is None:
-                    model.base_model(window, use_cache=False)
+                    base(window, use_cache=False)
                 else:
                     logits = model(window, use_cache=False).logits
                     loss = F.cross_entropy(logits[0, :-1].float(), window[0, 1:])
@@ -97,10 +99,15 @@ def gather_raw(
 
 
 class _GradientSums:
-    """Sums squared gradients over backward passes; each gradient is freed as it appears."""
+    """Sums squared gradients over backward passes; each gradient is freed as it appears.
 
-    def __init__(self, matrices: Iterable[Matrix]) -> None:
+    While it is attached the matrices alone require gradients, whatever the model's owner had set.
+    """
+
+    def __init__(self, model: nn.Module, matrices: Iterable[Matrix]) -> None:
         self.sums: dict[str, Tensor] = {}
+        self._required = {parameter: parameter.requires_grad for parameter in model.parameters()}
+        model.requires_grad_(False)
         self._matrices = list(matrices)
         self._handles = []
         for matrix in self._matrices:
@@ -125,5 +132,5 @@ class _GradientSums:
         """Detaches from the model."""
         for handle in self._handles:
             handle.remove()
-        for matrix in self._matrices:
-            matrix.parameter.requires_grad_(False)
+        for parameter, required in self._required.items():
+            parameter.requires_grad_(required)

@@ -1,0 +1,63 @@
+"""``prunerzero evaluate``: perplexity of a model on texts."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from prunerzero.cli import inputs
+from prunerzero.cli.common import Device, Dtype, Json, Progress, Seed, emit, print_table
+
+TEXT_HELP = "Named source (its held-out documents) or file (whole); repeatable."
+
+
+def command(
+    model: inputs.Model,
+    text: Annotated[list[str] | None, typer.Option("--text", help=TEXT_HELP)] = None,
+    windows: inputs.EvaluationWindows = 32,
+    sequence_length: Annotated[
+        int, typer.Option("--sequence-length", min=2, help="Tokens a window.")
+    ] = 512,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    json: Json = False,
+) -> None:
+    """Measure a model's perplexity on token windows of texts (default: wikipedia)."""
+    from prunerzero.models.names import check_model_name
+    from prunerzero.pruning.checkpoint import refuse_seen, seen_documents
+
+    texts = text or ["wikipedia"]
+    check_model_name(model)
+    seen = seen_documents(model)
+    for name in texts:
+        refuse_seen(name, seen)
+
+    loaded, tokenizer = inputs.load_quietly(model, device, dtype)
+    from prunerzero.evaluation.evaluate import evaluate
+
+    with Progress() as progress:
+        evaluation = evaluate(
+            loaded,
+            tokenizer,
+            texts,
+            windows=windows,
+            sequence_length=sequence_length,
+            seed=seed,
+            dtype=dtype,
+            seen=seen,
+            report=progress,
+        )
+    if json:
+        emit({"model": model, **evaluation.to_json()})
+        return
+    settings = evaluation.settings
+    print_table(
+        ("text", "windows", "perplexity"),
+        [
+            (name, settings["texts"][name]["windows"], f"{perplexity:.3f}")
+            for name, perplexity in evaluation.perplexity.items()
+        ],
+        title=f"{model}: windows of {sequence_length} tokens, seed {seed}, {settings['compute']}",
+    )

@@ -1,0 +1,95 @@
+"""What `prune`, `evaluate`, `compare` and `search` are given: checked before torch is imported."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prunerzero.cli.common import note
+from prunerzero.errors import InputError
+from prunerzero.models.names import converted_directory, gguf_file
+
+if TYPE_CHECKING:
+    from prunerzero.pruning.pattern import Pattern
+    from prunerzero.recipe import Recipe
+
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Hub id, directory, .gguf file, or smollm2.")
+]
+EvaluationWindows = Annotated[
+    int, typer.Option("--windows", min=1, help="Windows drawn from a named text to evaluate on.")
+]
+
+
+def check_calibration(source: str) -> None:
+    """Finds a calibration text that cannot be used.
+
+    Raises:
+        InputError: The source is unknown, cannot be had, or has no calibration documents.
+    """
+    from prunerzero.data.sources import SOURCES, load_documents
+    from prunerzero.data.splits import Split, documents_of
+
+    documents_of(load_documents(source), Split.CALIBRATION if source in SOURCES else None)
+
+
+def load_quietly(name: str, device: str | None, dtype: str | None) -> tuple[Any, Any]:
+    """Loads a model and its tokenizer, with nothing on the console but a line of ours.
+
+    Args:
+        name: The model as the user named it.
+        device: Where it runs; None chooses.
+        dtype: The format of the computation. There is no autocast to float32, so weights are
+            loaded in it when it is asked for; other formats leave the checkpoint's alone.
+
+    Raises:
+        InputError: There is no such model, or it cannot be read.
+    """
+    gguf = gguf_file(name)
+    once = gguf is not None and not converted_directory(gguf).exists()
+    note(f"loading {name}{', converting its GGUF file once: half a minute' if once else ''}")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not sys.stderr.isatty():  # on a terminal a download of gigabytes should show
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    from transformers.utils import logging
+
+    from prunerzero.models.loading import load_model
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    return load_model(name, device=device, dtype="float32" if dtype == "float32" else None)
+
+
+def shown_group(recipe: Recipe, pattern: Pattern) -> str:
+    """The comparison group for tables; N:M patterns rank the weights of each M alone."""
+    return "-" if pattern.is_nm else recipe.group
+
+
+def one_recipe(metric: str | None, recipe: str | None, group: str | None) -> Recipe:
+    """The recipe behind ``--metric`` or ``--recipe``.
+
+    Raises:
+        InputError: Both are given or neither, or the one given is wrong.
+    """
+    from prunerzero.recipe import Recipe
+
+    if metric is not None and recipe is None:
+        return Recipe.from_text(metric, group)
+    if recipe is not None and metric is None:
+        loaded = Recipe.load(recipe)
+        return loaded.with_group(group) if group else loaded
+    raise InputError("give either --metric (a name, an expression or a JSON file) or --recipe FILE")
+
+
+def described(calibration: dict[str, Any] | None) -> str:
+    """The calibration of a run (`prunerzero.pruning.calibration.describe`) in a few words."""
+    if calibration is None:
+        return "nothing: the metric needs no data"
+    return "{windows} windows of {sequence_length} tokens of {source}".format_map(calibration)

@@ -1,0 +1,106 @@
+"""``prunerzero prune``: one recipe, one model, one checkpoint."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from prunerzero.cli import inputs
+from prunerzero.cli.common import (
+    Calibration,
+    Device,
+    Dtype,
+    Group,
+    Json,
+    Progress,
+    Samples,
+    Seed,
+    SequenceLength,
+    Sequential,
+    emit,
+    prepare_output,
+    print_table,
+)
+
+
+def command(
+    model: inputs.Model,
+    pattern: Annotated[str, typer.Option("--pattern", help="50%, 0.5, 2:4, ...")],
+    output: Annotated[str, typer.Option("--output", help="Directory to make for the checkpoint.")],
+    metric: Annotated[
+        str | None, typer.Option("--metric", help="Zoo name, expression, or JSON file.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", metavar="FILE", help="Recipe, as a search saves it.")
+    ] = None,
+    calibration: Calibration = "wikipedia",
+    samples: Samples = 16,
+    sequence_length: SequenceLength = 512,
+    group: Group = None,
+    sequential: Sequential = True,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    json: Json = False,
+) -> None:
+    """Prune a model and save it as a Hugging Face checkpoint."""
+    from prunerzero.models.names import check_model_name
+    from prunerzero.pruning.pattern import Pattern
+
+    chosen = inputs.one_recipe(metric, recipe, group)
+    wanted = Pattern.parse(pattern)
+    check_model_name(model)
+    inputs.check_calibration(calibration)
+    directory = prepare_output(output)
+
+    loaded, tokenizer = inputs.load_quietly(model, device, dtype)
+    from prunerzero.pruning.checkpoint import save_checkpoint
+    from prunerzero.pruning.pruner import prune
+
+    with Progress() as progress:
+        result = prune(
+            loaded,
+            tokenizer,
+            chosen,
+            wanted,
+            calibration=calibration,
+            samples=samples,
+            sequence_length=sequence_length,
+            sequential=sequential,
+            seed=seed,
+            dtype=dtype,
+            report=progress,
+        )
+        progress("saving", 0, 1)
+        save_checkpoint(loaded, tokenizer, result, directory, model)
+        progress("saving", 1, 1)
+    document = {
+        "model": model,
+        "expression": chosen.expression,
+        "group": inputs.shown_group(chosen, wanted),
+        "pattern": str(wanted),
+        "sparsity": result.sparsity,
+        "seconds": result.seconds,
+        "peak_rss_bytes": result.peak_rss_bytes,
+        "output": directory,
+        "settings": result.settings,
+    }
+    if json:
+        emit(document)
+        return
+    rows = [
+        ("model", model),
+        ("metric", chosen.expression),
+        ("group", document["group"]),
+        ("pattern", wanted),
+        ("calibration", inputs.described(result.settings["calibration"])),
+        ("statistics", "sequential" if sequential else "one-shot"),
+        ("seed", seed),
+        ("computed in", result.settings["compute"]),
+        ("sparsity", f"{result.sparsity:.4%}"),
+        ("seconds", f"{result.seconds:.1f}"),
+        ("peak memory", f"{result.peak_rss_bytes / 2**20:.0f} MiB"),
+        ("saved in", directory),
+    ]
+    print_table(("", ""), rows)

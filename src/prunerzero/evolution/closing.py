@@ -1,0 +1,224 @@
+"""The end of a search: finalists on validation text, then the winner once on held-out text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from prunerzero import zoo
+from prunerzero.data.windows import Windows
+from prunerzero.data.splits import Split
+from prunerzero.evaluation.comparison import Comparison
+from prunerzero.evaluation.perplexity import Interval, TextLoss, paired_interval
+from prunerzero.evolution.masking import Masker
+from prunerzero.evolution.population import Individual
+from prunerzero.pruning.allocation import UniformAllocation
+from prunerzero.pruning.pattern import Pattern
+from prunerzero.recipe import Recipe
+from prunerzero.study import Measurement, Study
+
+FINALISTS = 3
+# Candidates considered as finalists; masks of more would take longer than they are worth.
+CONSIDERED = 40
+# Two recipes whose probe masks agree on more of the weights than this are one mask family.
+FAMILY_AGREEMENT = 0.97
+
+UNDER_FOUND_ALLOCATION = "wanda under the found allocation"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A model's loss on held-out or validation windows."""
+
+    name: str
+    recipe: Recipe | None
+    loss: TextLoss
+
+
+@dataclass(frozen=True)
+class Closing:
+    """What a finished search shows.
+
+    Attributes:
+        winner: the finalist with the lowest validation loss.
+        best: its held-out reading.
+        dense: the dense model's.
+        baselines: the zoo's readings, uniform allocation.
+        wanda_reallocated: Wanda under the winner's allocation; None if that is uniform.
+        finalists: validation readings, best first.
+        intervals: the winner's change in held-out perplexity against each of the others, by name.
+    """
+
+    winner: Individual
+    best: Reading
+    dense: Reading
+    baselines: tuple[Reading, ...]
+    wanda_reallocated: Reading | None
+    finalists: tuple[tuple[Individual, Reading], ...]
+    intervals: dict[str, Interval]
+
+
+class Closer:
+    """Takes the closing measurements; those that the study has already are not repeated.
+
+    Args:
+        study: where measurements go.
+        comparison: prunes and measures, sequentially, on the same calibration windows for all.
+        pattern: what may be zero.
+        validation: windows that choose the winner.
+        heldout: windows that nothing but the final table reads.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        comparison: Comparison,
+        pattern: Pattern,
+        validation: Windows,
+        heldout: Windows,
+    ) -> None:
+        validation.require(Split.VALIDATION)
+        heldout.require(Split.HELDOUT)
+        self._study = study
+        self._comparison = comparison
+        self._pattern = pattern
+        self._validation = validation
+        self._heldout = heldout
+
+    def close(self, finalists: Sequence[Individual]) -> Closing:
+        """Measures finalists, winner and baselines."""
+        ranked = sorted(
+            ((finalist, self._validated(finalist)) for finalist in finalists),
+            key=lambda pair: pair[1].loss.mean,
+        )
+        winner = ranked[0][0]
+        self._study.add_event("heldout", {"winner": winner.id, "windows": self._heldout.hash})
+        dense = self._read("dense", None)
+        baselines = tuple(
+            self._read(recipe.name, recipe.model_copy(update={"allocation": UniformAllocation()}))
+            for recipe in zoo.entries()
+        )
+        reallocated = None
+        if winner.recipe.allocation.key() != UniformAllocation().key():
+            wanda = Recipe.named("wanda")
+            recipe = wanda.model_copy(update={"allocation": winner.recipe.allocation})
+            reallocated = self._read(f"{UNDER_FOUND_ALLOCATION} {winner.id}", recipe)
+        best = self._read(f"candidate {winner.id}", winner.recipe, winner.id)
+        others = [dense, *baselines, *([reallocated] if reallocated else [])]
+        intervals = {
+            other.name: paired_interval(best.loss.losses, other.loss.losses) for other in others
+        }
+        return Closing(winner, best, dense, baselines, reallocated, tuple(ranked), intervals)
+
+    def _validated(self, finalist: Individual) -> Reading:
+        name = f"candidate {finalist.id}"
+        return self._measured(name, finalist.recipe, self._validation, finalist.id)
+
+    def _read(self, name: str, recipe: Recipe | None, candidate: int | None = None) -> Reading:
+        return self._measured(name, recipe, self._heldout, candidate)
+
+    def _measured(
+        self, name: str, recipe: Recipe | None, windows: Windows, candidate: int | None
+    ) -> Reading:
+        purpose = "heldout" if windows is self._heldout else "validation"
+        for known in self._study.measurements(purpose):
+            if known.name == name and known.windows == windows.hash:
+                return Reading(name, recipe, TextLoss(tuple(known.data["losses"]), known.tokens))
+        began = time.perf_counter()
+        if recipe is None:
+            loss = self._comparison.measure_dense(windows)
+        else:
+            loss = self._comparison.measure(name, recipe, self._pattern, windows).loss
+        self._study.add_measurement(
+            Measurement(
+                candidate_id=candidate,
+                name=name,
+                purpose=purpose,
+                windows=windows.hash,
+                tokens=loss.tokens,
+                loss=loss.mean,
+                data={"losses": loss.losses},
+                seconds=time.perf_counter() - began,
+            )
+        )
+        return Reading(name, recipe, loss)
+
+
+def choose_finalists(
+    individuals: Sequence[Individual],
+    incumbent: Recipe | None,
+    masker: Masker,
+    count: int = FINALISTS,
+) -> list[Individual]:
+    """The best few individuals from distinct mask families.
+
+    The incumbent comes first: it has won by more than noise, where a candidate with a slightly
+    lower fitness may only have been lucky.
+
+    Args:
+        individuals: evaluated candidates.
+        incumbent: the incumbent's recipe.
+        masker: gives their masks on the probe matrices.
+        count: how many to choose.
+    """
+    ranked = sorted(
+        individuals, key=lambda member: (member.recipe is not incumbent, member.fitness)
+    )
+    chosen: list[tuple[Individual, list[Tensor]]] = []
+    for individual in ranked[:CONSIDERED]:
+        masks = masker.probe_masks(individual.recipe)
+        if all(mask_agreement(masks, other) < FAMILY_AGREEMENT for _, other in chosen):
+            chosen.append((individual, masks))
+        if len(chosen) == count:
+            break
+    return [individual for individual, _ in chosen]
+
+
+def mask_agreement(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
+    """Share of weights that two recipes treat alike on the same matrices."""
+    agreeing = sum(int((a == b).sum()) for a, b in zip(first, second, strict=True))
+    return agreeing / sum(mask.numel() for mask in first)
+
+
+def closing_json(closing: Closing) -> dict[str, Any]:
+    """The closing measurements as `prunerzero search --json` prints them."""
+
+    def entry(reading: Reading) -> dict[str, Any]:
+        interval = closing.intervals.get(reading.name)
+        document: dict[str, Any] = {"heldout_perplexity": reading.loss.perplexity}
+        if reading.recipe is not None:
+            document |= {
+                "expression": reading.recipe.expression,
+                "group": reading.recipe.group,
+            }
+        if interval is not None:
+            document["best_against_it"] = {
+                "change": interval.change,
+                "low": interval.low,
+                "high": interval.high,
+                "significant": interval.significant,
+            }
+        return document
+
+    return {
+        "dense": entry(closing.dense),
+        "baselines": {reading.name: entry(reading) for reading in closing.baselines},
+        "wanda_under_found_allocation": (
+            entry(closing.wanda_reallocated) if closing.wanda_reallocated else None
+        ),
+        "finalists": [
+            {
+                "candidate": individual.id,
+                "expression": individual.recipe.expression,
+                "group": individual.recipe.group,
+                "allocation": individual.recipe.allocation.key(),
+                "fitness": individual.fitness,
+                "validation_perplexity": reading.loss.perplexity,
+            }
+            for individual, reading in closing.finalists
+        ],
+    }

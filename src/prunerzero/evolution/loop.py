@@ -1,0 +1,204 @@
+"""The steady-state loop: ask for a candidate, measure it, tell the result, write it down.
+
+The loop is deterministic in the strategy's seed and in the measurements. A study therefore needs no
+snapshot of the search: to go on, the same questions are asked again and those that the study
+answers already are not measured.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+
+from prunerzero.errors import InputError
+from prunerzero.evolution.guidance import marginal_costs
+from prunerzero.evolution.judging import IncumbentJudge, Judge
+from prunerzero.evolution.masking import Masker
+from prunerzero.evolution.population import Individual
+from prunerzero.evolution.strategies import Proposal, Strategy
+from prunerzero.pruning.pattern import Pattern
+from prunerzero.pruning.pruner import UnusableScores
+from prunerzero.recipe import Recipe
+from prunerzero.study import Candidate, Study
+
+COSTS_EVENT = "marginal-costs"
+# Proposals in a row that were all known: the space within reach is exhausted.
+MOST_DUPLICATES = 2000
+
+
+class Exhausted(Exception):
+    """The strategy proposes nothing new any more."""
+
+
+class RecordedGuide:
+    """Marginal costs at a recipe, from the study where an earlier session measured them.
+
+    Args:
+        study: the study.
+        masker: prunes the model.
+        judge: gives windows that no rung uses.
+    """
+
+    def __init__(self, study: Study, masker: Masker, judge: IncumbentJudge) -> None:
+        self._study = study
+        self._masker = masker
+        self._judge = judge
+        self._recorded = deque(event.data["costs"] for event in study.events(COSTS_EVENT))
+        self._asked = 0
+
+    def __call__(self, recipe: Recipe) -> Mapping[str, float]:
+        """See `prunerzero.evolution.strategies.Guide`."""
+        index = self._asked
+        self._asked += 1
+        if self._recorded:
+            costs: Mapping[str, float] = self._recorded.popleft()
+            return costs
+        costs = marginal_costs(self._masker, recipe, self._judge.fresh_reference(index))
+        self._study.add_event(COSTS_EVENT, {"index": index, "costs": costs})
+        return costs
+
+
+class Loop:
+    """One search in progress; drive it with `advance`, one new row of the study a call.
+
+    Args:
+        study: where candidates go, and where those of earlier sessions are.
+        strategy: proposes candidates.
+        judge: measures them.
+        masker: prunes the model.
+        pattern: what may be zero.
+
+    Attributes:
+        individuals: evaluated candidates by id.
+        duplicates: proposals that were avoided.
+    """
+
+    def __init__(
+        self, study: Study, strategy: Strategy, judge: Judge, masker: Masker, pattern: Pattern
+    ) -> None:
+        self.individuals: dict[int, Individual] = {}
+        self.duplicates = 0
+        self._study = study
+        self._strategy = strategy
+        self._judge = judge
+        self._masker = masker
+        self._pattern = pattern
+        self._recorded = deque(study.candidates())
+        self._aliases = study.duplicates()
+        self._by_key: dict[str, Individual] = {}
+        self._by_fingerprint: dict[str, Individual] = {}
+        self._refused: set[str] = set()
+        self._step = 0
+        self._skipped = 0
+
+    def replay(self) -> None:
+        """Goes through what earlier sessions recorded, measuring nothing.
+
+        Raises:
+            InputError: if the study's candidates are not those that this search proposes.
+        """
+        while self._recorded:
+            self.advance()
+
+    def advance(self) -> Candidate:
+        """Proposes until something new comes up, measures it, and returns its row.
+
+        Raises:
+            Exhausted: if nothing new comes up.
+        """
+        for _ in range(MOST_DUPLICATES):
+            proposal = self._strategy.ask()
+            self._step += 1
+            key = proposal.recipe.key(self._pattern)
+            if self._is_known(key):
+                continue
+            row = self._recall(key) if self._recorded else self._measure(proposal, key)
+            if row is not None:
+                return row
+        raise Exhausted
+
+    def _is_known(self, key: str) -> bool:
+        known = self._by_key.get(key)
+        if known is None and key in self._aliases:
+            known = self.individuals.get(self._aliases[key])
+        if known is None and key not in self._refused:
+            return False
+        self._skipped += 1
+        self.duplicates += 1
+        if known is not None:
+            self._strategy.tell(known, known=True, incumbent=False)
+        return True
+
+    def _recall(self, key: str) -> Candidate:
+        row = self._recorded.popleft()
+        if row.key != key:
+            raise InputError(
+                f"study {self._study.path}: cannot be continued, its candidate {row.id} is not "
+                "what this version of the search proposes there; start a new study"
+            )
+        assert row.id is not None
+        if row.status == "evaluated":
+            recipe = Recipe.from_json(dict(row.recipe))
+            found = self._study.measurements("fitness", row.id)
+            verdict = self._judge.recall(recipe, found)
+            self._settle(row, recipe, verdict.incumbent)
+        else:
+            self._refused.add(key)
+        self._skipped = 0
+        return row
+
+    def _measure(self, proposal: Proposal, key: str) -> Candidate | None:
+        """Measures a new candidate and writes it down; None if its masks are known."""
+        began = time.perf_counter()
+        recipe = proposal.recipe
+        fingerprint = reason = verdict = None
+        status = "rejected"
+        try:
+            fingerprint = self._masker.fingerprint(recipe)
+            twin = self._by_fingerprint.get(fingerprint)
+            if twin is not None:
+                self._study.add_duplicate(key, twin.id, self._step)
+                self._aliases[key] = twin.id
+                self._is_known(key)
+                return None
+            status = "failed"
+            verdict = self._judge.judge(recipe)
+            status = "evaluated"
+        except UnusableScores as error:
+            reason = str(error)
+        except (RuntimeError, MemoryError, ArithmeticError, ValueError) as error:
+            # No candidate can bring down the search: an operator of the user's may raise.
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        row = Candidate(
+            step=self._step,
+            key=key,
+            status=status,
+            recipe=recipe.to_json(),
+            expression=recipe.expression,
+            size=sum(metric.size for metric in recipe.formulas.values()),
+            origin=proposal.origin,
+            parents=proposal.parents,
+            fitness=verdict.fitness if verdict else None,
+            fingerprint=fingerprint,
+            reason=reason,
+            seconds=time.perf_counter() - began,
+            skipped=self._skipped,
+        )
+        identifier = self._study.add_candidate(row, verdict.measurements if verdict else ())
+        self._skipped = 0
+        row = self._study.candidate(identifier)
+        if verdict is None:
+            self._refused.add(key)
+        else:
+            self._settle(row, recipe, verdict.incumbent)
+        return row
+
+    def _settle(self, row: Candidate, recipe: Recipe, incumbent: bool) -> None:
+        assert row.id is not None and row.fitness is not None
+        individual = Individual(row.id, recipe, row.fitness, row.size)
+        self.individuals[row.id] = individual
+        self._by_key[row.key] = individual
+        if row.fingerprint:
+            self._by_fingerprint[row.fingerprint] = individual
+        self._strategy.tell(individual, known=False, incumbent=incumbent)

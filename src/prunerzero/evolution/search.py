@@ -1,0 +1,364 @@
+"""`prunerzero.search`: one search from a model's name to its closing table."""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prunerzero import __version__
+from prunerzero.data.sources import load_documents
+from prunerzero.data.splits import Split, documents_of
+from prunerzero.data.windows import Windows, WindowSampler, check_length, sample_windows
+from prunerzero.errors import InputError
+from prunerzero.evaluation.comparison import Comparison
+from prunerzero.evolution.closing import Closer, Closing, choose_finalists, closing_json
+from prunerzero.evolution.judging import IncumbentJudge, Judge, PerplexityJudge, RungPlan
+from prunerzero.evolution.loop import Exhausted, Loop, RecordedGuide
+from prunerzero.evolution.masking import Masker
+from prunerzero.evolution.population import best_per_size
+from prunerzero.evolution.settings import Budget, Preset, SearchSettings
+from prunerzero.evolution.strategies import DefaultStrategy, PaperStrategy, Strategy
+from prunerzero.models import Compute, compute_for, find_blocks, load_model
+from prunerzero.models.loading import context_limit
+from prunerzero.pruning.calibration import describe
+from prunerzero.pruning.pattern import Pattern
+from prunerzero.pruning.pruner import plan_sparsities
+from prunerzero.recipe import Recipe
+from prunerzero.statistics.cache import gather_statistics, model_hash
+from prunerzero.study import Study
+
+Report = Callable[[str, int, int], None]
+
+VALIDATION_WINDOWS = 16
+HELDOUT_WINDOWS = 24
+PAPER_WINDOWS = 4
+TERMINALS = {"default": frozenset("WAFXG"), "paper": frozenset("WGX")}
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a search is doing, after each candidate.
+
+    Attributes:
+        candidates: rows of the study.
+        duplicates: proposals avoided because an equivalent had been measured.
+        best: the incumbent.
+        gain: its fitness below Wanda's, as a share of Wanda's.
+        gain_over_published: the same against the published Pruner-Zero metric.
+        seconds: search time of this invocation.
+        budget: what it may take.
+        recent: candidates measured by this invocation.
+    """
+
+    candidates: int
+    duplicates: int
+    best: Recipe | None
+    gain: float | None
+    gain_over_published: float | None
+    seconds: float
+    budget: Budget
+    recent: int
+
+
+Observer = Callable[[Status], None]
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A finished search.
+
+    Attributes:
+        best: the winner's recipe, with its provenance.
+        recipe_path: where it is saved.
+        closing: the closing measurements.
+        candidates: rows of the study.
+        seconds: search time of this invocation; ``timings`` tells the rest.
+        timings: seconds of each stage.
+        front: the best candidate of each size: ``{size, expression, fitness, candidate}``.
+        heldout_readings: how often the study's held-out text has been read.
+    """
+
+    best: Recipe
+    recipe_path: Path
+    closing: Closing
+    candidates: int
+    seconds: float
+    timings: dict[str, float]
+    front: list[dict[str, Any]]
+    heldout_readings: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as `prunerzero search --json` prints it."""
+        return {
+            "best": {
+                "expression": self.best.expression,
+                "group": self.best.group,
+                "allocation": self.best.allocation.model_dump(),
+                "recipe": str(self.recipe_path),
+                "heldout_perplexity": self.closing.best.loss.perplexity,
+                "candidate": self.closing.winner.id,
+            },
+            **closing_json(self.closing),
+            "front": self.front,
+            "candidates": self.candidates,
+            "seconds": self.seconds,
+            "timings": self.timings,
+            "heldout_readings": self.heldout_readings,
+        }
+
+
+def search(
+    model: str,
+    pattern: Pattern | str,
+    *,
+    study: str | Path,
+    budget: Budget,
+    preset: Preset = "default",
+    guesses: Sequence[Recipe] = (),
+    calibration: str = "wikipedia",
+    samples: int = 16,
+    sequence_length: int = 512,
+    seed: int = 0,
+    dtype: str | None = None,
+    device: str | None = None,
+    observe: Observer = lambda status: None,
+    report: Report = lambda step, done, total: None,
+) -> SearchResult:
+    """Evolves pruning recipes for a model, or goes on with a study.
+
+    Args:
+        model: hub id, directory, GGUF file or demo alias.
+        pattern: what may be zero.
+        study: the study's file; begun if it does not exist.
+        budget: search time of this call, or rows of the whole study.
+        preset: ``default``, or ``paper`` for the published algorithm.
+        guesses: the user's own recipes, tried early and bred from.
+        calibration: text source; its four splits serve statistics, fitness, the choice of the
+            winner and the closing table.
+        samples: calibration windows.
+        sequence_length: tokens in a calibration, validation and held-out window.
+        seed: seed of everything random.
+        dtype: precision of the passes; None takes bfloat16 where the hardware has it.
+        device: where to run; None takes the first GPU, else the CPU.
+        observe: called after each candidate.
+        report: called with a step's name, the parts done and their number.
+
+    Raises:
+        InputError: for unusable input, or a study of another search.
+    """
+    if isinstance(pattern, str):
+        pattern = Pattern.parse(pattern)
+    timings: dict[str, float] = {}
+    clock = _Clock(timings)
+    network, tokenizer = load_model(model, device=device)
+    if tokenizer is None:
+        raise InputError(f"model '{model}': searching on text needs its tokenizer, it has none")
+    check_length(sequence_length, context_limit(network))
+    compute = compute_for(network, dtype)
+    blocks = find_blocks(network)
+    matrices = [matrix for block in blocks for matrix in block.matrices]
+    for recipe in (Recipe.named("wanda"), *guesses):
+        plan_sparsities(blocks, recipe, pattern)
+    plan = RungPlan(length=min(RungPlan.length, sequence_length))
+    settings = SearchSettings(
+        model=model,
+        model_hash=model_hash(network),
+        pattern=str(pattern),
+        preset=preset,
+        seed=seed,
+        guesses=[guess.to_json() for guess in guesses],
+        calibration=calibration,
+        samples=samples,
+        sequence_length=sequence_length,
+        compute=f"{compute.device.type}, {str(compute.dtype).removeprefix('torch.')}",
+        rungs={"screening": plan.screening, "challenge": plan.challenge, "length": plan.length},
+    )
+    texts = _Texts(calibration, tokenizer, settings, plan)
+    clock.lap("loading")
+    with Study.open_or_create(study, settings.model_dump(mode="json")) as store:
+        statistics = gather_statistics(
+            network,
+            matrices,
+            texts.calibration.tokens,
+            TERMINALS[preset],
+            compute,
+            lambda done: report("statistics", done, samples),
+        )
+        masker = Masker(network, matrices, statistics, pattern)
+        clock.lap("statistics")
+        judge, strategy = _players(preset, settings, guesses, masker, texts, compute, plan, store)
+        loop = Loop(store, strategy, judge, masker, pattern)
+        loop.replay()
+        _run(loop, store, judge, budget, observe)
+        masker.restore()
+        clock.lap("search")
+        if judge.incumbent is None:
+            raise InputError(f"study {store.path}: no candidate could be measured")
+        individuals = list(loop.individuals.values())
+        finalists = choose_finalists(individuals, judge.incumbent, masker)
+        comparison = Comparison(
+            network, blocks, texts.calibration.tokens, compute, report=report
+        )
+        closing = Closer(store, comparison, pattern, texts.validation, texts.heldout).close(
+            finalists
+        )
+        best = _with_provenance(closing, settings, store, texts)
+        recipe_path = store.path.with_suffix(".best.json")
+        best.save(recipe_path)
+        clock.lap("closing")
+        front = [
+            {
+                "size": member.size,
+                "candidate": member.id,
+                "expression": member.recipe.expression,
+                "fitness": member.fitness,
+            }
+            for member in best_per_size(individuals)
+        ]
+        return SearchResult(
+            best=best,
+            recipe_path=recipe_path,
+            closing=closing,
+            candidates=sum(store.counts().values()),
+            seconds=timings["search"],
+            timings=timings,
+            front=front,
+            heldout_readings=len(store.events("heldout")),
+        )
+
+
+class _Clock:
+    def __init__(self, timings: dict[str, float]) -> None:
+        self._timings = timings
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self._timings[name] = now - self._last
+        self._last = now
+
+
+class _Texts:
+    """The windows of all four splits."""
+
+    def __init__(
+        self, source: str, tokenizer: Any, settings: SearchSettings, plan: RungPlan
+    ) -> None:
+        documents = load_documents(source)
+
+        def draw(split: Split, count: int) -> Windows:
+            length = settings.sequence_length
+            return sample_windows(documents, tokenizer, split, count, length, settings.seed)
+
+        self.calibration = draw(Split.CALIBRATION, settings.samples)
+        self.validation = draw(Split.VALIDATION, VALIDATION_WINDOWS)
+        # The held-out windows are the same for every seed, so that searches can be compared.
+        self.heldout = sample_windows(
+            documents, tokenizer, Split.HELDOUT, HELDOUT_WINDOWS, settings.sequence_length, 0
+        )
+        self.selection = WindowSampler(
+            documents, tokenizer, Split.SELECTION, plan.length, settings.seed
+        )
+        self.selection.draw(0, plan.challenge)  # a text that is too short is found here
+        self.paper_selection = draw(Split.SELECTION, PAPER_WINDOWS)
+        self.selected_on = [
+            document.hash for document in documents_of(documents, Split.SELECTION)
+        ]
+
+
+def _players(
+    preset: Preset,
+    settings: SearchSettings,
+    guesses: Sequence[Recipe],
+    masker: Masker,
+    texts: _Texts,
+    compute: Compute,
+    plan: RungPlan,
+    store: Study,
+) -> tuple[Judge, Strategy]:
+    if preset == "paper":
+        texts.paper_selection.require(Split.SELECTION)
+        judge = PerplexityJudge(masker, texts.paper_selection, compute)
+        return judge, PaperStrategy(settings.seed)
+    incumbent_judge = IncumbentJudge(masker, texts.selection, compute, plan)
+    guide = None
+    if not masker.pattern.is_nm:
+        guide = RecordedGuide(store, masker, incumbent_judge)
+    shapes = [matrix.shape for matrix in masker.matrices]
+    return incumbent_judge, DefaultStrategy(settings.seed, guesses, shapes, guide)
+
+
+def _run(loop: Loop, store: Study, judge: Judge, budget: Budget, observe: Observer) -> None:
+    """Advances until the budget is spent; every new row is in the study when it is observed."""
+    began = time.perf_counter()
+    before = sum(store.counts().values())
+    rows = before
+    store.add_event("session-start", {"budget": str(budget), "candidates": before})
+    while not budget.spent(time.perf_counter() - began, rows):
+        try:
+            loop.advance()
+        except Exhausted:
+            store.add_event("exhausted", {"candidates": rows})
+            break
+        rows += 1
+        observe(_status(loop, judge, budget, time.perf_counter() - began, rows, rows - before))
+    seconds = time.perf_counter() - began
+    store.add_event("session-end", {"seconds": seconds, "candidates": rows})
+
+
+def _status(
+    loop: Loop, judge: Judge, budget: Budget, seconds: float, rows: int, recent: int
+) -> Status:
+    by_expression = {
+        member.recipe.expression: member.fitness
+        for member in reversed(loop.individuals.values())
+        if member.recipe.allocation.name == "uniform"
+    }
+    best = next(
+        (m.fitness for m in loop.individuals.values() if m.recipe is judge.incumbent), None
+    )
+
+    def gain(name: str) -> float | None:
+        other = by_expression.get(Recipe.named(name).expression)
+        if other is None or best is None or isinstance(judge, PerplexityJudge):
+            return None if other is None or best is None else 1 - best / other
+        return -math.expm1(best - other)
+
+    return Status(
+        candidates=rows,
+        duplicates=loop.duplicates,
+        best=judge.incumbent,
+        gain=gain("wanda"),
+        gain_over_published=gain("pruner-zero"),
+        seconds=seconds,
+        budget=budget,
+        recent=recent,
+    )
+
+
+def _with_provenance(
+    closing: Closing, settings: SearchSettings, store: Study, texts: _Texts
+) -> Recipe:
+    used = [describe(texts.calibration), describe(texts.validation)]
+    used.append({"split": str(Split.SELECTION), "documents": texts.selected_on})
+    provenance = {
+        "study": str(store.path),
+        "candidate": closing.winner.id,
+        "date": datetime.now(UTC).date().isoformat(),
+        "settings": settings.model_dump(mode="json"),
+        "heldout_perplexity": closing.best.loss.perplexity,
+        "texts": used,
+        "versions": {"prunerzero": __version__, "python": platform.python_version()},
+    }
+    update = {
+        "name": f"found in {store.path.name}",
+        "source": f"prunerzero search {settings.model} --pattern {settings.pattern}",
+        "provenance": provenance,
+    }
+    return Recipe.from_json(closing.winner.recipe.to_json() | update)

@@ -1,0 +1,92 @@
+"""What defines a search, and how long one invocation of it may take."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from prunerzero.errors import InputError
+
+Preset = Literal["default", "paper"]
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When to stop proposing candidates; whichever comes first.
+
+    Attributes:
+        seconds: search time of this invocation, without statistics and closing measurements.
+        candidates: rows of the whole study.
+    """
+
+    seconds: float | None = None
+    candidates: int | None = None
+
+    @classmethod
+    def parse(cls, time: str | None, candidates: int | None = None) -> Budget:
+        """Reads a time such as ``90s``, ``10m``, ``2h`` and a number of candidates.
+
+        Raises:
+            InputError: if the time is none, or either is not positive.
+        """
+        if candidates is not None and candidates < 1:
+            raise InputError(f"candidates {candidates}: give at least 1")
+        if time is None:
+            return cls(None, candidates)
+        match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)\s*([smh])", time.strip())
+        seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
+        if seconds <= 0:
+            raise InputError(f"budget '{time}': give a time such as 90s, 10m or 2h")
+        return cls(seconds, candidates)
+
+    def spent(self, seconds: float, candidates: int) -> bool:
+        """Whether a search that took so long and made so many candidates is over."""
+        return (self.seconds is not None and seconds >= self.seconds) or (
+            self.candidates is not None and candidates >= self.candidates
+        )
+
+    def __str__(self) -> str:
+        parts = [
+            f"{self.seconds:g} s" if self.seconds is not None else "",
+            f"{self.candidates} candidates" if self.candidates is not None else "",
+        ]
+        return " or ".join(part for part in parts if part)
+
+
+class SearchSettings(BaseModel):
+    """Everything that decides which candidates a search tries and what they measure.
+
+    A study is continued only under the settings that it was begun with.
+
+    Attributes:
+        model: the model's name as the user gave it.
+        model_hash: SHA-256 of its weights.
+        pattern: what may be zero.
+        preset: ``default`` or ``paper``.
+        seed: seed of everything random.
+        guesses: the user's own metrics or recipes, as JSON objects.
+        calibration: text source, for all four splits.
+        samples: calibration windows.
+        sequence_length: tokens in a calibration, validation or held-out window.
+        compute: device type and precision of the passes.
+        rungs: sizes of the fitness ladder.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    model_hash: str
+    pattern: str
+    preset: Preset = "default"
+    seed: int = 0
+    guesses: list[dict[str, Any]] = []
+    calibration: str = "wikipedia"
+    samples: int = 16
+    sequence_length: int = 512
+    compute: str = "float32"
+    rungs: dict[str, int] = {}

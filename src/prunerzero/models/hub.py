@@ -1,0 +1,49 @@
+"""Asking the Hugging Face hub for a model, once and quickly."""
+
+from __future__ import annotations
+
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+from prunerzero.errors import InputError
+from prunerzero.models.names import ALIASES
+
+# Seconds. The loaders of transformers retry for 23 s before they say that there is no network.
+TIMEOUT = 5.0
+
+
+def reachable(name: str) -> bool:
+    """Whether the hub has this model and answers now.
+
+    Args:
+        name: a hub id that is no directory and no alias.
+
+    Returns:
+        True to load from the hub; False to load from its local cache, where the model is.
+
+    Raises:
+        InputError: if the hub knows no such model or keeps it closed, or cannot be asked and the
+            model is not in the cache.
+    """
+    prefix = f"model '{name}': not a directory, not an alias ({', '.join(ALIASES)}), and the hub"
+    try:
+        HfApi().model_info(name, timeout=TIMEOUT)
+    except GatedRepoError:
+        raise InputError(
+            f"{prefix} says it is gated: ask for access, then `hf auth login`"
+        ) from None
+    except RepositoryNotFoundError:
+        raise InputError(f"{prefix} says there is no such model, or it is private") from None
+    except HfHubHTTPError as error:
+        if not _cached(name):
+            raise InputError(f"{prefix} says: {str(error).partition(chr(10))[0]}") from None
+        return False
+    except Exception:  # offline mode, no network, no name resolution, a proxy: none of them ours
+        if not _cached(name):
+            raise InputError(f"{prefix} cannot be reached (no internet, or offline mode)") from None
+        return False
+    return True
+
+
+def _cached(name: str) -> bool:
+    return isinstance(try_to_load_from_cache(name, "config.json"), str)

@@ -1,0 +1,62 @@
+"""Names of models as users give them, checked without importing torch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+from prunerzero.data.assets import asset_path
+from prunerzero.errors import InputError
+from prunerzero.files import cache_dir
+
+# Demo aliases: name -> asset that holds the GGUF file.
+ALIASES = {"smollm2": "smollm2"}
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+
+
+def check_model_name(name: str | os.PathLike[str]) -> None:
+    """Finds a wrong model name or path before anything heavy is imported or loaded.
+
+    Args:
+        name: an alias, a checkpoint directory, a ``.gguf`` file, or a hub id.
+
+    Raises:
+        InputError: if an alias's file is not here, a path holds no model, or the name cannot be
+            a hub id. Whether the hub has it is known only once it is asked.
+    """
+    name = os.fspath(name)
+    path = Path(name)
+    if name in ALIASES:
+        asset_path(ALIASES[name])
+    elif name.strip() and path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(f"model '{name}': the directory holds no config.json")
+    elif path.is_file():
+        if path.suffix != ".gguf":
+            raise InputError(f"model '{name}': a file, but not a .gguf file or a model directory")
+    elif path.suffix == ".gguf" or name.startswith((".", "/", "~")):
+        raise InputError(f"model '{name}': no such file or directory")
+    elif not _HUB_ID.fullmatch(name):
+        raise InputError(
+            f"model '{name}': not a directory, not an alias ({', '.join(ALIASES)}), "
+            "and not a hub id (owner/name)"
+        )
+
+
+def gguf_file(name: str) -> Path | None:
+    """The GGUF file behind a checked model name, None for other models."""
+    if name in ALIASES:
+        return asset_path(ALIASES[name])
+    path = Path(name)
+    return path if path.suffix == ".gguf" and path.is_file() else None
+
+
+def converted_directory(gguf: Path) -> Path:
+    """Where the dequantised checkpoint of a GGUF file is kept; made when first loaded."""
+    stat = gguf.stat()
+    identity = f"{gguf.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    return cache_dir() / "models" / f"{gguf.stem}-{digest}"

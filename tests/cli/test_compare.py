@@ -1,0 +1,138 @@
+import subprocess
+import sys
+
+import pytest
+
+from prunerzero.recipe import Recipe
+
+
+@pytest.fixture
+def data(texts):
+    return ("--calibration", texts / "calibration.jsonl", "--text", texts / "other.txt",
+            "--samples", 4, "--sequence-length", 32, "--dtype", "float32")  # fmt: skip
+
+
+def test_rows_agree_with_prune_and_evaluate(model, data, texts, tmp_path, succeed):
+    document = succeed("compare", model, "--metrics", "magnitude,wanda", "--pattern", "50%",
+                       "--pattern", "2:4", *data, "--json")  # fmt: skip
+    rows = document["rows"]
+    assert [(row["metric"], row["pattern"], row["group"]) for row in rows] == [
+        ("magnitude", "50%", "matrix"),
+        ("wanda", "50%", "row"),
+        ("magnitude", "2:4", "-"),
+        ("wanda", "2:4", "-"),
+    ]
+    settings = document["settings"]
+    assert settings["calibration"]["windows"] == 4
+    assert settings["text"] == "other.txt"
+    evaluation = ("--text", texts / "other.txt", "--sequence-length", 32, "--dtype", "float32")
+    dense = succeed("evaluate", model, *evaluation, "--json")
+    assert document["dense"]["perplexity"] == dense["perplexity"]["other.txt"]
+    assert settings["tokens_hash"] == dense["settings"]["texts"]["other.txt"]["tokens_hash"]
+    for number, row in enumerate(rows):
+        output = tmp_path / str(number)
+        succeed("prune", model, "--metric", row["metric"], "--pattern", row["pattern"],
+                "--calibration", texts / "calibration.jsonl", "--samples", 4,
+                "--sequence-length", 32, "--dtype", "float32", "--output", output)  # fmt: skip
+        alone = succeed("evaluate", output, *evaluation, "--json")
+        assert row["perplexity"] == pytest.approx(alone["perplexity"]["other.txt"], rel=1e-6)
+        assert row["sparsity"] == 0.5
+        assert row["seconds"] > 0
+        first = rows[number - number % 2]
+        if row is first:
+            assert row["change_vs_first"] is None
+        else:
+            change = row["change_vs_first"]
+            ratio = row["perplexity"] / first["perplexity"]
+            assert change["change"] == pytest.approx(ratio - 1)
+            assert change["low"] <= change["change"] <= change["high"]
+
+
+def test_metrics_may_be_expressions_and_files(model, data, tmp_path, succeed):
+    Recipe.named("ria").save(tmp_path / "mine.json")
+    metrics = ["ratio(W, A)", "wanda", str(tmp_path / "mine.json")]
+    document = succeed("compare", model, "--metrics", ",".join(metrics), "--pattern", "50%",
+                       *data, "--group", "row", "--one-shot", "--json")  # fmt: skip
+    assert [row["metric"] for row in document["rows"]] == metrics
+    assert {row["group"] for row in document["rows"]} == {"row"}
+    assert document["settings"]["sequential"] is False
+
+
+def test_the_table_tells_what_was_done(model, data, succeed):
+    out = succeed("compare", model, "--metrics", "magnitude,wanda", "--pattern", "50%", *data,
+                  "--seed", 7)  # fmt: skip
+    lines = out.splitlines()
+    for word in (model, "4 windows", "32 tokens", "calibration.jsonl", "other.txt", "seed 7",
+                 "cpu, float32", "sequential"):  # fmt: skip
+        assert word in lines[0]
+    assert lines[2].split()[:5] == ["metric", "group", "pattern", "sparsity", "perplexity"]
+    assert [line.split()[0] for line in lines[3:]] == ["dense", "magnitude", "wanda"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--metrics", "wanda,,ria"], "entry 2 is empty"),
+        (["--metrics", "wanda,nonsense"], "metric 'nonsense'"),
+        (["--pattern", "150%"], "between 0% and 100%"),
+        (["--pattern", "3:5"], "the width 32 of"),
+        (["--text", "nonsense"], "nonsense"),
+        (["--text", "{texts}/empty.txt"], "the file is empty"),
+        (["--text", "{texts}/short.txt"], "less than one window"),
+        (["--text", "{texts}/calibration.jsonl"], "calibrated or selected on"),
+        (["--calibration", "{texts}/binary.txt"], "not a UTF-8 text file"),
+        (["--samples", "1000"], "1000 windows"),
+        (["--sequence-length", "65"], "limit of 64"),
+    ],
+)
+def test_bad_input(model, data, texts, refuse, extra, message):
+    extra = [one.format(texts=texts) for one in extra]
+    line = refuse("compare", model, "--metrics", "wanda", "--pattern", "50%", *data, *extra)
+    assert message in line
+
+
+def test_a_file_used_whole_has_no_held_out_part(model, texts, refuse):
+    line = refuse("compare", model, "--metrics", "wanda", "--pattern", "50%",
+                  "--calibration", texts / "calibration.jsonl")  # fmt: skip
+    assert "--text" in line
+
+
+def test_what_needs_no_torch_is_refused_without_it(model, texts, tmp_path):
+    """Loading torch takes seconds; a mistyped metric should not."""
+    prune = ["prune", model, "--metric", "wanda", "--pattern", "50%", "--output", "out",
+             "--calibration", str(texts / "calibration.jsonl")]  # fmt: skip
+    wrong = [
+        [*prune, "--metric", "W *"],
+        [*prune, "--pattern", "150%"],
+        [*prune, "--calibration", str(texts / "empty.txt")],
+        [*prune, "--output", str(texts)],
+        [*prune, "--recipe", "none.json"],
+        ["prune", "./nowhere", *prune[2:]],
+        ["evaluate", model, "--text", "nonsense"],
+        ["compare", model, "--metrics", "wnada", "--pattern", "50%"],
+    ]
+    code = (
+        "import sys; from prunerzero.cli.app import main;"
+        f"print([main(arguments) for arguments in {wrong!r}], 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stdout == f"{[2] * len(wrong)} False\n"
+    assert len(done.stderr.splitlines()) == len(wrong)
+
+
+def test_the_console_is_quiet(model, data):
+    """Nothing of the libraries' own on stderr, in a process of its own."""
+    arguments = ["compare", model, "--metrics", "wanda", "--pattern", "50%", *map(str, data)]
+    code = f"from prunerzero.cli.app import main; main({arguments!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    steps = [line.partition(",")[0] for line in done.stderr.splitlines()]
+    assert steps == [
+        f"loading {model}",
+        f"dense: {data[3]}: 21/21",
+        "wanda 50%: pruning: 3/3",
+        f"wanda 50%: {data[3]}: 21/21",
+    ]

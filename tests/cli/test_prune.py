@@ -1,0 +1,136 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from prunerzero.models.blocks import prunable_matrices
+from prunerzero.recipe import Recipe
+
+
+@pytest.fixture
+def data(texts):
+    return ("--calibration", texts / "calibration.jsonl", "--samples", 4, "--sequence-length", 32)
+
+
+def test_writes_a_checkpoint(model, data, tmp_path, succeed, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    document = succeed("prune", model, "--metric", "wanda", "--pattern", "2:4", "--output", "out",
+                       *data, "--json")  # fmt: skip
+    assert document["sparsity"] == 0.5
+    assert document["seconds"] > 0
+    assert document["peak_rss_bytes"] > 2**20
+    assert document["output"] == str(tmp_path / "out")
+    assert (document["expression"], document["group"]) == ("W * sqrt(X)", "-")
+    pruned = AutoModelForCausalLM.from_pretrained("out")
+    for matrix in prunable_matrices(pruned):
+        assert ((matrix.weight == 0).reshape(-1, 4).sum(1) == 2).all()
+    assert AutoTokenizer.from_pretrained("out")("a")["input_ids"]
+    assert json.loads((tmp_path / "out/pruning.json").read_text())["sparsity"] == 0.5
+    assert set(os.listdir(tmp_path)) <= {"out", "own-cache"}
+
+
+def test_the_same_command_gives_the_same_weights(model, data, tmp_path, succeed):
+    for name in ("a", "b"):
+        succeed("prune", model, "--metric", "W * A * F", "--pattern", "50%", *data,
+                "--output", tmp_path / name)  # fmt: skip
+    first, second = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in "ab")
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name])
+
+
+def test_a_recipe_file_and_its_group(model, data, tmp_path, succeed):
+    Recipe.named("ria").save(tmp_path / "r.json")
+    for option in ("--recipe", "--metric"):
+        document = succeed("prune", model, option, tmp_path / "r.json", "--pattern", "50%",
+                           "--output", tmp_path / option, *data, "--json")  # fmt: skip
+        assert document["group"] == "matrix"
+    document = succeed("prune", model, "--recipe", tmp_path / "r.json", "--pattern", "50%",
+                       "--group", "row", "--one-shot", "--output", tmp_path / "row", *data,
+                       "--json")  # fmt: skip
+    assert document["group"] == "row"
+    assert document["settings"]["sequential"] is False
+    assert document["settings"]["recipe"]["group"] == "row"
+
+
+def test_without_json_it_prints_a_summary(model, tmp_path, succeed):
+    # Magnitude reads no calibration text, so a text of any length will do.
+    (tmp_path / "t.txt").write_text("text")
+    out = succeed("prune", model, "--metric", "magnitude", "--pattern", "50%",
+                  "--calibration", tmp_path / "t.txt", "--output", tmp_path / "out")  # fmt: skip
+    rows = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert rows["metric"] == "W"
+    assert rows["sparsity"] == "50.0000%"
+    assert rows["group"] == "matrix"
+
+
+# What to add to a complete command, and what its line of error says.
+WRONG = {
+    "unknown metric": (["--metric", "wnada"], "did you mean 'wanda'"),
+    "bad expression": (["--metric", "W * sqrrt(X)"], "column 5: unknown operator 'sqrrt'"),
+    "no recipe file": (["--metric", "none.json"], "none.json: cannot be read"),
+    "unrankable metric": (["--metric", "rowmean(W)"], "same score"),
+    "150%": (["--pattern", "150%"], "between 0% and 100%"),
+    "5:4": (["--pattern", "5:4"], "0 < N < M"),
+    "0:4": (["--pattern", "0:4"], "0 < N < M"),
+    "width": (["--pattern", "3:5"], "the width 32 of model.layers.0.self_attn.q_proj"),
+    "unknown text": (["--calibration", "wikipedai"], "wikipedai"),
+    "empty text": (["--calibration", "{texts}/empty.txt"], "the file is empty"),
+    "binary text": (["--calibration", "{texts}/binary.txt"], "not a UTF-8 text file"),
+    "short text": (["--calibration", "{texts}/short.txt"], "less than one window of 32"),
+    "too few windows": (["--samples", "1000"], "1000 windows of 32 tokens were asked for"),
+    "too long": (["--sequence-length", "65"], "above the model's limit of 64"),
+    "length 1": (["--sequence-length", "1"], "not in the range x>=2"),
+    "group": (["--group", "model"], "'model' is not one of 'row', 'matrix'"),
+    "device": (["--device", "cuda:99"], "device 'cuda:99'"),
+    "full output": (["--output", "{texts}"], "not empty"),
+    "file as output": (["--output", "{texts}/other.txt"], "is a file"),
+    "unwritable output": (["--output", "{texts}/other.txt/out"], "cannot be written"),
+    "both": (["--recipe", "r.json"], "either --metric"),
+    "not finite": (["--metric", "mms(W - W)"], "scores of model.layers.0.self_attn.q_proj"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_bad_input(model, data, texts, tmp_path, refuse, case):
+    extra, message = WRONG[case]
+    before = sorted(os.listdir(texts))
+    extra = [one.format(texts=texts) for one in extra]
+    line = refuse("prune", model, "--metric", "wanda", "--pattern", "50%", *data,
+                  "--output", tmp_path / "out", *extra)  # fmt: skip
+    assert message in line
+    assert not (tmp_path / "out").exists()
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+    assert sorted(os.listdir(texts)) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no-such-model", "not a directory, not an alias (smollm2), and the hub"),
+        ("./no-such-model", "no such file or directory"),
+        ("{texts}", "no config.json"),
+        ("{texts}/other.txt", "not a .gguf file"),
+    ],
+)
+def test_unknown_models(data, texts, tmp_path, refuse, name, message):
+    line = refuse("prune", name.format(texts=texts), "--metric", "magnitude", "--pattern", "50%",
+                  *data, "--output", tmp_path / "out")  # fmt: skip
+    assert message in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_model(data, tmp_path, refuse, model):
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "config.json").write_text(Path(model, "config.json").read_text())
+    (damaged / "model.safetensors").write_bytes(b"x" * 100)
+    line = refuse("prune", damaged, "--metric", "magnitude", "--pattern", "50%", *data,
+                  "--output", tmp_path / "out")  # fmt: skip
+    assert "cannot be loaded" in line
+
+
+def test_neither_metric_nor_recipe(model, tmp_path, refuse):
+    assert "either --metric" in refuse("prune", model, "--pattern", "50%", "--output", tmp_path)

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from prunerzero.errors import InputError
+from prunerzero.metric import (
+    OPERATORS,
+    TERMINALS,
+    Metric,
+    Operator,
+    Shape,
+    Sign,
+    Terminal,
+    operators,
+    terminals,
+)
+from prunerzero.metric.types import NON_NEGATIVE
+
+
+@pytest.fixture(autouse=True)
+def _registries() -> Iterator[None]:
+    before = dict(OPERATORS), dict(TERMINALS)
+    yield
+    for registry, content in zip((OPERATORS, TERMINALS), before, strict=True):
+        registry.clear()  # type: ignore[attr-defined]
+        registry.update(content)  # type: ignore[attr-defined]
+
+
+def test_a_users_operator() -> None:
+    operators.register(
+        Operator("softsign", 1, lambda x: x / (1 + x.abs()), "x / (1 + |x|)", error_growth=1)
+    )
+    metric = Metric.parse("softsign(W) * 2")
+    assert torch.equal(metric.score(W=torch.tensor([[-1.0, 3.0]])), torch.tensor([[1.0, 1.5]]))
+
+
+def _in_place(x: torch.Tensor) -> torch.Tensor:
+    return x.mul_(2)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "line"),
+    [
+        (lambda x: 1 / x, "is not finite on zeros"),
+        (lambda x: x.log(), "is not finite on zeros"),
+        (lambda x: x.sum(), r"must be torch.float32 \(3, 4\)"),
+        (lambda x: x.double(), r"returned torch.float64"),
+        (lambda x: 1.0, "returned float, no tensor"),
+        (lambda x: x.nothing(), "raised on ones"),
+        (lambda x: x - 2, "leaves its declared bounds on ones"),
+        (_in_place, "changes its argument in place"),
+    ],
+)
+def test_unusable_functions(kernel: Callable[..., Any], line: str) -> None:
+    with pytest.raises(InputError, match=line):
+        operators.register(Operator("mine", 1, kernel, "", bounds=lambda x: NON_NEGATIVE))
+    assert "mine" not in OPERATORS
+
+
+def test_taken_and_wrong_names() -> None:
+    for name, line in (("sqrt", "taken"), ("W", "taken"), ("a b", "identifier")):
+        with pytest.raises(InputError, match=line):
+            operators.register(Operator(name, 1, torch.abs, ""))
+    with pytest.raises(InputError, match="arity is 3"):
+        operators.register(Operator("mine", 3, torch.abs, ""))
+    with pytest.raises(InputError, match="taken"):
+        terminals.register(Terminal("W", Shape.FULL, Sign.ANY, "", "", "weight"))
+
+
+def test_a_users_terminal() -> None:
+    terminals.register(
+        Terminal("Mean", Shape.COLUMN, Sign.ANY, "mean input", "scale-free", "activation")
+    )
+    metric = Metric.parse("W * Mean")
+    assert metric.sign is Sign.ANY
+    assert metric.terminals == {"W", "Mean"}
+
+
+def test_the_papers_fifteen() -> None:
+    assert sum(operator.paper for operator in OPERATORS.values()) == 15
+
+
+def test_the_language_needs_no_torch() -> None:
+    code = (
+        "import sys; from prunerzero.metric import Metric; "
+        "Metric.parse('2 * W * A').simplify().canonical(); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

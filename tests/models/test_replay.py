@@ -1,0 +1,98 @@
+import pytest
+import torch
+from tiny_models import FAMILIES, make_model, make_tokens
+from torch import nn
+
+from prunerzero.models.blocks import find_blocks
+from prunerzero.models.compute import compute_for
+from prunerzero.models.replay import Replay
+
+
+def naive_outputs(model, blocks, tokens):
+    """Every block's output in one full pass of the whole model, all windows at once."""
+    outputs = {}
+
+    def keep(index, output):
+        outputs[index] = output[0] if isinstance(output, tuple) else output
+
+    handles = [
+        block.module.register_forward_hook(lambda _m, _a, out, i=block.index: keep(i, out))
+        for block in blocks
+    ]
+    with torch.no_grad():
+        model(tokens, use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return [outputs[block.index] for block in blocks]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_replay_equals_the_full_pass_block_by_block(family, batch):
+    model, tokens = make_model(family), make_tokens(5)
+    blocks = find_blocks(model)
+    expected = naive_outputs(model, blocks, tokens)
+    replay = Replay(model, blocks, tokens, batch, compute_for(model, "float32"))
+    for block, output in zip(blocks, expected, strict=True):
+        replay.advance(replay.run(block))
+        torch.testing.assert_close(torch.cat(replay.hidden), output, rtol=1e-4, atol=1e-5)
+
+
+def test_replay_follows_changes_of_earlier_blocks():
+    model, tokens = make_model("gemma2"), make_tokens(5)
+    blocks = find_blocks(model)
+    replay = Replay(model, blocks, tokens, 2, compute_for(model, "float32"))
+    for block in blocks:
+        for matrix in block.matrices:
+            matrix.weight[:, ::2] = 0
+        replay.advance(replay.run(block))
+    expected = naive_outputs(model, blocks, tokens)[-1]
+    torch.testing.assert_close(torch.cat(replay.hidden), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_two_full_passes_serve_all_batches_of_one_shape():
+    model = make_model()
+    blocks = find_blocks(model)
+    calls = []
+    blocks[-1].module.register_forward_hook(lambda *_: calls.append(1))
+    Replay(model, blocks, make_tokens(11), 2, compute_for(model, "float32"))
+    # Five batches of two windows need two passes; the last, of one window, needs its own.
+    assert len(calls) == 3
+
+
+class ContentModel(nn.Module):
+    """Gives its blocks an argument that depends on the tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(256, 8)
+        self.layers = nn.ModuleList([ContentBlock() for _ in range(2)])
+
+    @property
+    def base_model(self):
+        return self
+
+    def forward(self, ids, use_cache):
+        hidden = self.embedding(ids)
+        for layer in self.layers:
+            hidden = layer(hidden_states=hidden, scale=ids[..., None] / 256)[0]
+        return hidden
+
+
+class ContentBlock(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.proj = nn.Linear(8, 8)
+
+    def forward(self, hidden_states, scale):
+        return (hidden_states + scale * self.proj(hidden_states).tanh(),)
+
+
+def test_arguments_that_depend_on_the_tokens_are_captured_for_every_batch():
+    torch.manual_seed(0)
+    model, tokens = ContentModel().requires_grad_(False), make_tokens(7)
+    blocks = find_blocks(model)
+    replay = Replay(model, blocks, tokens, 2, compute_for(model, "float32"))
+    for block in blocks:
+        replay.advance(replay.run(block))
+    torch.testing.assert_close(torch.cat(replay.hidden), model(tokens, use_cache=False))

@@ -1,0 +1,134 @@
+import json
+import os
+
+import pytest
+import torch
+from tiny_models import make_model, make_text, make_tokenizer, make_tokens
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from prunerzero.errors import InputError
+from prunerzero.models.blocks import prunable_matrices
+from prunerzero.pruning.checkpoint import refuse_seen, save_checkpoint, seen_documents
+from prunerzero.pruning.pattern import Pattern
+from prunerzero.pruning.pruner import prune
+from prunerzero.recipe import Recipe
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("\n\n".join(make_text(seed, 3000) for seed in range(4)))
+    return path
+
+
+def pruned(text, family="llama", dtype=torch.float32, **overrides):
+    model = make_model(family, dtype=dtype, **overrides)
+    result = prune(model, make_tokenizer(), Recipe.named("wanda"), Pattern.parse("2:4"),
+                   calibration=str(text), samples=4, sequence_length=16)  # fmt: skip
+    return model, result
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_transformers_loads_the_same_model(tmp_path, text, family, dtype):
+    model, result = pruned(text, family, dtype)
+    save_checkpoint(model, make_tokenizer(), result, tmp_path / "out", "toy")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert again.dtype is dtype
+    for before, after in zip(prunable_matrices(model), prunable_matrices(again), strict=True):
+        assert torch.equal(before.weight, after.weight)
+        zeros = after.weight == 0
+        assert zeros.sum() * 2 == zeros.numel()
+        assert not torch.signbit(after.weight[zeros]).any()
+    tokens = make_tokens(2)
+    assert torch.equal(again(tokens).logits, model(tokens).logits)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer("a b")["input_ids"] == make_tokenizer()("a b")["input_ids"]
+
+
+def test_tied_weights_survive(tmp_path, text):
+    model, result = pruned(text, tie_word_embeddings=True)
+    save_checkpoint(model, None, result, tmp_path / "out", "toy")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert again.lm_head.weight is again.model.embed_tokens.weight
+    assert torch.equal(again.lm_head.weight, model.lm_head.weight)
+
+
+def test_the_record_tells_how_it_was_made(tmp_path, text):
+    model, result = pruned(text)
+    save_checkpoint(model, None, result, tmp_path / "out", "toy")
+    document = json.loads((tmp_path / "out" / "pruning.json").read_text())
+    assert document["model"] == "toy"
+    assert document["sparsity"] == 0.5
+    assert [row["name"] for row in document["matrices"]] == [
+        matrix.name for matrix in prunable_matrices(model)
+    ]
+    settings = document["settings"]
+    assert Recipe.from_json(settings["recipe"]) == Recipe.named("wanda")
+    assert settings["pattern"] == "2:4"
+    assert settings["seed"] == 0
+    assert settings["sequential"] is True
+    assert settings["calibration"]["documents"]
+    assert {"prunerzero", "torch", "transformers", "python"} == document["versions"].keys()
+
+
+def test_everybody_can_read_it(tmp_path, text):
+    model, result = pruned(text)
+    save_checkpoint(model, make_tokenizer(), result, tmp_path / "out", "toy")
+    for file in (tmp_path / "out").iterdir():
+        assert file.stat().st_mode & 0o444 == 0o444
+
+
+def test_what_a_model_has_seen_is_refused_and_remembered(tmp_path, text):
+    model, result = pruned(text)
+    save_checkpoint(model, make_tokenizer(), result, tmp_path / "one", "toy")
+    seen = seen_documents(str(tmp_path / "one"))
+    assert seen == frozenset(result.settings["calibration"]["documents"])
+    with pytest.raises(InputError, match=r"text .*calibrated or selected on 1 of its documents"):
+        refuse_seen(str(text), seen)
+    other = tmp_path / "other.txt"
+    other.write_text(make_text(99))
+    refuse_seen(str(other), seen)
+    # Pruned again on another text, the model has seen both.
+    model, result = pruned(other)
+    save_checkpoint(model, make_tokenizer(), result, tmp_path / "two", str(tmp_path / "one"))
+    for used in (text, other):
+        with pytest.raises(InputError, match="calibrated or selected"):
+            refuse_seen(str(used), seen_documents(str(tmp_path / "two")))
+    assert seen_documents("smollm2") == frozenset()
+
+
+def test_documents_of_a_search_count_as_seen(tmp_path, text):
+    model = make_model()
+    provenance = {"texts": [{"documents": ["0123456789abcdef"]}]}
+    recipe = Recipe.named("magnitude").model_copy(update={"provenance": provenance})
+    result = prune(model, None, recipe, Pattern.parse("50%"))
+    save_checkpoint(model, None, result, tmp_path / "out", "toy")
+    assert seen_documents(str(tmp_path / "out")) == {"0123456789abcdef"}
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"settings": {"recipe": []}}'])
+def test_a_record_that_is_not_ours(tmp_path, content):
+    (tmp_path / "pruning.json").write_text(content)
+    with pytest.raises(InputError, match="pruning record"):
+        seen_documents(str(tmp_path))
+
+
+def test_nothing_half_written(tmp_path, text):
+    model, result = pruned(text)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("x")
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(InputError, match="cannot be written"):
+        save_checkpoint(model, None, result, tmp_path / "full", "toy")
+
+    class Broken:
+        def save_pretrained(self, directory):
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        save_checkpoint(model, Broken(), result, tmp_path / "new", "toy")
+    assert sorted(os.listdir(tmp_path)) == before
+    assert os.listdir(tmp_path / "full") == ["mine"]
