@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prunerzero.errors import InputError
-    from prunerzero.evaluation import evaluate
-    from prunerzero.evolution import search
+    from prunerzero.evaluation.evaluate import evaluate
+    from prunerzero.evolution.search import search
     from prunerzero.metric import Metric
     from prunerzero.models import load_model
     from prunerzero.pruning.pattern import Pattern

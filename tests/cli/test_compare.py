@@ -126,9 +126,7 @@ def test_the_console_is_quiet(model, data):
     """Nothing of the libraries' own on stderr, in a process of its own."""
     arguments = ["compare", model, "--metrics", "wanda", "--pattern", "50%", *map(str, data)]
     code = f"from prunerzero.cli.app import main; main({arguments!r})"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     steps = [line.partition(",")[0] for line in done.stderr.splitlines()]
     assert steps == [
         f"loading {model}",

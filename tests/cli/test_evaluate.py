@@ -9,7 +9,10 @@ LENGTH = ("--sequence-length", 32)
 
 def plain_perplexity(model, text):
     """A plain transformers loop over consecutive windows."""
-    tokenizer, model = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model)
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(model),
+        AutoModelForCausalLM.from_pretrained(model),
+    )
     ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
     windows = ids[: len(ids) // 32 * 32].view(-1, 32)
     with torch.no_grad():
@@ -31,7 +34,7 @@ def test_several_texts_in_one_table(model, texts, succeed):
                   "--text", texts / "calibration.jsonl", *LENGTH, "--seed", 3)  # fmt: skip
     lines = out.splitlines()
     assert all(word in lines[0] for word in (model, "32 tokens", "seed 3", "cpu"))
-    assert [line.split()[0] for line in lines[1:]] == ["text", "other.txt", "calibration.jsonl"]
+    assert [line.split()[0] for line in lines[2:]] == ["text", "other.txt", "calibration.jsonl"]
 
 
 def test_refuses_what_the_model_was_calibrated_on(model, texts, tmp_path, succeed, refuse):
@@ -54,7 +57,7 @@ def test_refuses_what_the_model_was_calibrated_on(model, texts, tmp_path, succee
         (["--text", "{texts}/short.txt"], "less than one window of 32"),
         (["--text", "{texts}/other.txt", "--sequence-length", "65"], "limit of 64"),
         (["--text", "{texts}/other.txt", "--text", "{texts}/other.txt"], "is there already"),
-        (["--windows", "0"], "not in the range x>=1"),
+        (["--windows", "0"], "greater than or equal to 1"),
         (["--dtype", "int8"], "'int8' is not one of"),
         (["--text", "wikipedia"], "prunerzero assets fetch"),  # the cache is empty here
     ],

@@ -43,9 +43,7 @@ def test_every_recipe_is_measured_on_the_dense_model(sequential, pattern):
 
 def test_a_recipe_that_fails_leaves_the_model_dense():
     model = make_model()
-    recipe = Recipe(
-        metric={"attention": Metric.parse("W"), "mlp": Metric.parse("mms(W - W)")}
-    )
+    recipe = Recipe(metric={"attention": Metric.parse("W"), "mlp": Metric.parse("mms(W - W)")})
     with pytest.raises(UnusableScores, match="gate_proj"):
         compare(model).measure("bad", recipe, Pattern.parse("50%"), WINDOWS)
     original = make_model().state_dict()

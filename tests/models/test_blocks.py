@@ -27,9 +27,7 @@ def test_finds_every_matrix_of_every_block(family):
             inside = "attn" in matrix.name
             assert matrix.family == ("attention" if inside else "mlp")
     covered = sum(m.weight.numel() for m in prunable_matrices(model))
-    two_dimensional = sum(
-        p.numel() for b in blocks for p in b.module.parameters() if p.dim() == 2
-    )
+    two_dimensional = sum(p.numel() for b in blocks for p in b.module.parameters() if p.dim() == 2)
     assert covered == two_dimensional
 
 

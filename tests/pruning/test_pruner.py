@@ -224,7 +224,11 @@ def test_progress_is_reported():
     seen = []
     prune(make_model(), None, Metric.parse("W * A * F"), HALF, calibration=make_tokens(2),
           report=lambda *step: seen.append(step))  # fmt: skip
-    assert seen == [("statistics", 1, 2), ("statistics", 2, 2), *(("pruning", n, 3) for n in (1, 2, 3))]
+    assert seen == [
+        ("statistics", 1, 2),
+        ("statistics", 2, 2),
+        *(("pruning", n, 3) for n in (1, 2, 3)),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ BOTH = frozenset({ACTIVATION, GRADIENT})
 
 def gather(model, tokens, wanted=BOTH, **options):
     compute = compute_for(model, "float32")
-    return gather_raw(model, prunable_matrices(model), tokens, frozenset(wanted), compute, **options)
+    return gather_raw(
+        model, prunable_matrices(model), tokens, frozenset(wanted), compute, **options
+    )
 
 
 def naive(model, tokens):

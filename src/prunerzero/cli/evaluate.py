@@ -53,11 +53,11 @@ def command(
         emit({"model": model, **evaluation.to_json()})
         return
     settings = evaluation.settings
+    print(f"{model}: windows of {sequence_length} tokens, seed {seed}, {settings['compute']}\n")
     print_table(
         ("text", "windows", "perplexity"),
         [
             (name, settings["texts"][name]["windows"], f"{perplexity:.3f}")
             for name, perplexity in evaluation.perplexity.items()
         ],
-        title=f"{model}: windows of {sequence_length} tokens, seed {seed}, {settings['compute']}",
     )
