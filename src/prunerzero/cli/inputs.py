@@ -49,6 +49,14 @@ def load_quietly(name: str, device: str | None, dtype: str | None) -> tuple[Any,
     Raises:
         InputError: There is no such model, or it cannot be read.
     """
+    announce(name)
+    from prunerzero.models.loading import load_model
+
+    return load_model(name, device=device, dtype="float32" if dtype == "float32" else None)
+
+
+def announce(name: str) -> None:
+    """Says that a model is being loaded, and keeps the libraries' own output off the console."""
     gguf = gguf_file(name)
     once = gguf is not None and not converted_directory(gguf).exists()
     note(f"loading {name}{', converting its GGUF file once: half a minute' if once else ''}")
@@ -60,11 +68,8 @@ def load_quietly(name: str, device: str | None, dtype: str | None) -> tuple[Any,
         warnings.simplefilter("ignore")
     from transformers.utils import logging
 
-    from prunerzero.models.loading import load_model
-
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    return load_model(name, device=device, dtype="float32" if dtype == "float32" else None)
 
 
 def shown_group(recipe: Recipe, pattern: Pattern) -> str:

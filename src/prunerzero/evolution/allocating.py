@@ -90,10 +90,8 @@ def descend(
 
 def _features(shape: MatrixShape, names: Sequence[str]) -> list[float]:
     """Derivative of the matrix's offset with respect to each number: offsets are linear in them."""
-    unit = {name: 0.0 for name in names}
-    return [
-        DepthKindAllocation.from_parameters(unit | {name: 1.0}).offset(shape) for name in names
-    ]
+    unit = dict.fromkeys(names, 0.0)
+    return [DepthKindAllocation.from_parameters(unit | {name: 1.0}).offset(shape) for name in names]
 
 
 def _ridge(features: np.ndarray, weights: np.ndarray, targets: np.ndarray) -> np.ndarray:

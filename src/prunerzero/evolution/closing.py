@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from prunerzero import zoo
-from prunerzero.data.windows import Windows
 from prunerzero.data.splits import Split
+from prunerzero.data.windows import Windows
 from prunerzero.evaluation.comparison import Comparison
 from prunerzero.evaluation.perplexity import Interval, TextLoss, paired_interval
 from prunerzero.evolution.masking import Masker
@@ -20,6 +20,7 @@ from prunerzero.pruning.allocation import UniformAllocation
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.recipe import Recipe
 from prunerzero.study import Measurement, Study
+from prunerzero.study.records import Purpose
 
 FINALISTS = 3
 # Candidates considered as finalists; masks of more would take longer than they are worth.
@@ -97,6 +98,7 @@ class Closer:
         )
         winner = ranked[0][0]
         self._study.add_event("heldout", {"winner": winner.id, "windows": self._heldout.hash})
+        best = self._read(f"candidate {winner.id}", winner.recipe, winner.id)
         dense = self._read("dense", None)
         baselines = tuple(
             self._read(recipe.name, recipe.model_copy(update={"allocation": UniformAllocation()}))
@@ -106,8 +108,11 @@ class Closer:
         if winner.recipe.allocation.key() != UniformAllocation().key():
             wanda = Recipe.named("wanda")
             recipe = wanda.model_copy(update={"allocation": winner.recipe.allocation})
-            reallocated = self._read(f"{UNDER_FOUND_ALLOCATION} {winner.id}", recipe)
-        best = self._read(f"candidate {winner.id}", winner.recipe, winner.id)
+            if recipe.key(self._pattern) == winner.recipe.key(self._pattern):
+                reallocated = Reading(UNDER_FOUND_ALLOCATION, recipe, best.loss)
+            else:
+                name = f"{UNDER_FOUND_ALLOCATION} of candidate {winner.id}"
+                reallocated = self._read(name, recipe)
         others = [dense, *baselines, *([reallocated] if reallocated else [])]
         intervals = {
             other.name: paired_interval(best.loss.losses, other.loss.losses) for other in others
@@ -124,7 +129,7 @@ class Closer:
     def _measured(
         self, name: str, recipe: Recipe | None, windows: Windows, candidate: int | None
     ) -> Reading:
-        purpose = "heldout" if windows is self._heldout else "validation"
+        purpose: Purpose = "heldout" if windows is self._heldout else "validation"
         for known in self._study.measurements(purpose):
             if known.name == name and known.windows == windows.hash:
                 return Reading(name, recipe, TextLoss(tuple(known.data["losses"]), known.tokens))

@@ -16,11 +16,12 @@ from prunerzero.evolution.guidance import marginal_costs
 from prunerzero.evolution.judging import IncumbentJudge, Judge
 from prunerzero.evolution.masking import Masker
 from prunerzero.evolution.population import Individual
-from prunerzero.evolution.strategies import Proposal, Strategy
+from prunerzero.evolution.strategies import Outcome, Proposal, Strategy
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.pruning.pruner import UnusableScores
 from prunerzero.recipe import Recipe
 from prunerzero.study import Candidate, Study
+from prunerzero.study.records import Status
 
 COSTS_EVENT = "marginal-costs"
 # Proposals in a row that were all known: the space within reach is exhausted.
@@ -127,7 +128,7 @@ class Loop:
         self._skipped += 1
         self.duplicates += 1
         if known is not None:
-            self._strategy.tell(known, known=True, incumbent=False)
+            self._strategy.tell(known, Outcome.KNOWN)
         return True
 
     def _recall(self, key: str) -> Candidate:
@@ -153,7 +154,7 @@ class Loop:
         began = time.perf_counter()
         recipe = proposal.recipe
         fingerprint = reason = verdict = None
-        status = "rejected"
+        status: Status = "rejected"
         try:
             fingerprint = self._masker.fingerprint(recipe)
             twin = self._by_fingerprint.get(fingerprint)
@@ -195,10 +196,12 @@ class Loop:
         return row
 
     def _settle(self, row: Candidate, recipe: Recipe, incumbent: bool) -> None:
-        assert row.id is not None and row.fitness is not None
+        assert row.id is not None
+        assert row.fitness is not None
         individual = Individual(row.id, recipe, row.fitness, row.size)
         self.individuals[row.id] = individual
         self._by_key[row.key] = individual
         if row.fingerprint:
             self._by_fingerprint[row.fingerprint] = individual
-        self._strategy.tell(individual, known=False, incumbent=incumbent)
+        outcome = Outcome.INCUMBENT if incumbent else Outcome.MEASURED
+        self._strategy.tell(individual, outcome)

@@ -26,6 +26,7 @@ from prunerzero.evolution.settings import Budget, Preset, SearchSettings
 from prunerzero.evolution.strategies import DefaultStrategy, PaperStrategy, Strategy
 from prunerzero.models import Compute, compute_for, find_blocks, load_model
 from prunerzero.models.loading import context_limit
+from prunerzero.progress import Report, silent
 from prunerzero.pruning.calibration import describe
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.pruning.pruner import plan_sparsities
@@ -33,9 +34,7 @@ from prunerzero.recipe import Recipe
 from prunerzero.statistics.cache import gather_statistics, model_hash
 from prunerzero.study import Study
 
-Report = Callable[[str, int, int], None]
-
-VALIDATION_WINDOWS = 16
+VALIDATION_WINDOWS = 8
 HELDOUT_WINDOWS = 24
 PAPER_WINDOWS = 4
 TERMINALS = {"default": frozenset("WAFXG"), "paper": frozenset("WGX")}
@@ -127,8 +126,8 @@ def search(
     seed: int = 0,
     dtype: str | None = None,
     device: str | None = None,
-    observe: Observer = lambda status: None,
-    report: Report = lambda step, done, total: None,
+    observe: Observer = silent,
+    report: Report = silent,
 ) -> SearchResult:
     """Evolves pruning recipes for a model, or goes on with a study.
 
@@ -156,7 +155,9 @@ def search(
         pattern = Pattern.parse(pattern)
     timings: dict[str, float] = {}
     clock = _Clock(timings)
-    network, tokenizer = load_model(model, device=device)
+    # There is no autocast to float32, so weights are loaded in it when it is asked for.
+    exact = "float32" if dtype == "float32" else None
+    network, tokenizer = load_model(model, device=device, dtype=exact)
     if tokenizer is None:
         raise InputError(f"model '{model}': searching on text needs its tokenizer, it has none")
     check_length(sequence_length, context_limit(network))
@@ -202,9 +203,7 @@ def search(
             raise InputError(f"study {store.path}: no candidate could be measured")
         individuals = list(loop.individuals.values())
         finalists = choose_finalists(individuals, judge.incumbent, masker)
-        comparison = Comparison(
-            network, blocks, texts.calibration.tokens, compute, report=report
-        )
+        comparison = Comparison(network, blocks, texts.calibration.tokens, compute, report=report)
         closing = Closer(store, comparison, pattern, texts.validation, texts.heldout).close(
             finalists
         )
@@ -267,9 +266,7 @@ class _Texts:
         )
         self.selection.draw(0, plan.challenge)  # a text that is too short is found here
         self.paper_selection = draw(Split.SELECTION, PAPER_WINDOWS)
-        self.selected_on = [
-            document.hash for document in documents_of(documents, Split.SELECTION)
-        ]
+        self.selected_on = [document.hash for document in documents_of(documents, Split.SELECTION)]
 
 
 def _players(
@@ -320,9 +317,7 @@ def _status(
         for member in reversed(loop.individuals.values())
         if member.recipe.allocation.name == "uniform"
     }
-    best = next(
-        (m.fitness for m in loop.individuals.values() if m.recipe is judge.incumbent), None
-    )
+    best = next((m.fitness for m in loop.individuals.values() if m.recipe is judge.incumbent), None)
 
     def gain(name: str) -> float | None:
         other = by_expression.get(Recipe.named(name).expression)

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from random import Random
 
 from prunerzero import zoo
@@ -33,6 +34,14 @@ class Proposal:
     parents: tuple[int, ...] = ()
 
 
+class Outcome(Enum):
+    """What became of a proposal."""
+
+    MEASURED = "measured"
+    INCUMBENT = "measured, and the one to beat now"
+    KNOWN = "equal to one measured before, which is told instead"
+
+
 class Strategy(ABC):
     """Asks for candidates and is told how they did."""
 
@@ -41,14 +50,8 @@ class Strategy(ABC):
         """The next candidate."""
 
     @abstractmethod
-    def tell(self, individual: Individual, *, known: bool, incumbent: bool) -> None:
-        """Takes note of a measured candidate.
-
-        Args:
-            individual: the candidate and its fitness.
-            known: it equals one measured before, whose fitness is given.
-            incumbent: it is the one to beat now.
-        """
+    def tell(self, individual: Individual, outcome: Outcome) -> None:
+        """Takes note of a candidate and its fitness."""
 
 
 class PaperStrategy(Strategy):
@@ -85,8 +88,8 @@ class PaperStrategy(Strategy):
             return self._fresh()
         return Proposal(Recipe(metric=child), "crossover", (first.id, second.id))
 
-    def tell(self, individual: Individual, *, known: bool, incumbent: bool) -> None:
-        """See `Strategy.tell`."""
+    def tell(self, individual: Individual, _outcome: Outcome) -> None:
+        """See `Strategy.tell`; the published algorithm does not tell duplicates apart."""
         self._population.add(individual)
 
     def _fresh(self) -> Proposal:
@@ -160,12 +163,12 @@ class DefaultStrategy(Strategy):
             self._since_guide += 1
         return self._vary()
 
-    def tell(self, individual: Individual, *, known: bool, incumbent: bool) -> None:
+    def tell(self, individual: Individual, outcome: Outcome) -> None:
         """See `Strategy.tell`."""
-        if known:
+        if outcome is Outcome.KNOWN:
             return
         self._population.add(individual)
-        if incumbent:
+        if outcome is Outcome.INCUMBENT:
             self._incumbent = individual
             # Steps from the old incumbent would lead away from the new one.
             self._queue = deque(p for p in self._queue if p.origin != "gradient")

@@ -23,7 +23,7 @@ def crossover(first: Metric, second: Metric, random: Random) -> Metric:
     """Replaces a random subtree of ``first`` by a random subtree of ``second``."""
 
     def change(source: Random) -> Node:
-        donor = source.choice([node for node in second.expression.nodes()])
+        donor = source.choice(list(second.expression.nodes()))
         return first.expression.replace(source.choice(_places(first)), donor)
 
     return _rankable(change, random, first)
@@ -127,5 +127,3 @@ def _scaled(node: Node, random: Random) -> Node:
     # Four digits keep formulas readable and near-equal candidates equal.
     value = float(f"{value:.4g}")
     return Constant(value if abs(value) > FLOAT32_TINY else node.value)
-
-

@@ -24,7 +24,7 @@ from prunerzero.statistics.cache import Statistics, gather_statistics
 from prunerzero.statistics.collectors import ACTIVATION, Sample, raw_sums, terminals_of
 from prunerzero.statistics.gathering import ActivationSums
 
-REPLAY_TOKENS = 2048
+REPLAY_TOKENS = 1024
 
 
 class UnusableScores(InputError):

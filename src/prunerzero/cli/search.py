@@ -1,0 +1,247 @@
+"""``prunerzero search``: evolves pruning recipes for a model."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from prunerzero.cli import inputs
+from prunerzero.cli.common import (
+    Calibration,
+    Device,
+    Dtype,
+    Json,
+    Progress,
+    Samples,
+    Seed,
+    SequenceLength,
+    emit,
+    note,
+    print_table,
+)
+from prunerzero.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
+
+    from prunerzero.evolution import SearchResult, Status
+
+PLAIN_INTERVAL = 15.0  # seconds between two plain lines without news
+
+
+def command(
+    model: inputs.Model,
+    pattern: Annotated[str, typer.Option("--pattern", help="50%, 2:4, ...")],
+    study: Annotated[Path, typer.Option("--study", help="File of the search; goes on if there.")],
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", help="Search time of this call: 90s, 10m, 2h. Default 10m."),
+    ] = None,
+    candidates: Annotated[
+        int | None, typer.Option("--candidates", min=1, help="Candidates of the whole study.")
+    ] = None,
+    preset: Annotated[
+        Literal["default", "paper"],
+        typer.Option("--preset", help="paper: the search as published (350 candidates)."),
+    ] = "default",
+    guess: Annotated[
+        list[str] | None,
+        typer.Option("--guess", help="A metric or recipe of your own to start from; repeatable."),
+    ] = None,
+    calibration: Calibration = "wikipedia",
+    samples: Samples = 16,
+    sequence_length: SequenceLength = 512,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    json: Json = False,
+) -> None:
+    """Search for a pruning recipe; the same command goes on with an interrupted search."""
+    from prunerzero.data.sources import load_documents
+    from prunerzero.data.splits import split_documents
+    from prunerzero.evolution.settings import Budget
+    from prunerzero.models.names import check_model_name
+    from prunerzero.pruning.checkpoint import seen_documents
+    from prunerzero.pruning.pattern import Pattern
+    from prunerzero.recipe import Recipe
+
+    parsed = Pattern.parse(pattern)
+    guesses = [Recipe.from_text(text) for text in guess or ()]
+    if budget is None and candidates is None:
+        budget, candidates = ("10m", None) if preset == "default" else (None, 350)
+    limits = Budget.parse(budget, candidates)
+    check_model_name(model)
+    if seen_documents(model):
+        raise InputError(f"model '{model}': is pruned already; search on the dense model")
+    split_documents(load_documents(calibration))
+    _check_study(study)
+
+    inputs.announce(model)
+    from prunerzero.evolution.search import search
+
+    with _Console() as console:
+        try:
+            result = search(
+                model,
+                parsed,
+                study=study,
+                budget=limits,
+                preset=preset,
+                guesses=guesses,
+                calibration=calibration,
+                samples=samples,
+                sequence_length=sequence_length,
+                seed=seed,
+                dtype=dtype,
+                device=device,
+                observe=console.observe,
+                report=console.report,
+            )
+        except KeyboardInterrupt:
+            console.stop()
+            note(f"interrupted; everything measured is in {study}: the same command goes on")
+            raise
+    if json:
+        emit(result.to_json())
+    else:
+        _print(result, model, str(parsed), samples, sequence_length, calibration, seed)
+
+
+def _check_study(path: Path) -> None:
+    """Finds an unusable study file before the model is loaded."""
+    from prunerzero.study import Study
+
+    if path.exists():
+        Study.open(path).close()
+
+
+class _Console:
+    """A live table while searching and bars for other steps, or plain lines off a terminal."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._live: Live | None = None
+        self._progress: Progress | None = None
+        self._shown = ("", 0.0)
+
+    def __enter__(self) -> _Console:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends whatever is being drawn."""
+        if self._live is not None:
+            self._live.stop()
+        if self._progress is not None:
+            self._progress.__exit__(None, None, None)
+        self._live = self._progress = None
+
+    def report(self, step: str, done: int, total: int) -> None:
+        """Shows how far a step is."""
+        if self._progress is None:
+            self.stop()
+            self._progress = Progress().__enter__()
+        self._progress(step, done, total)
+
+    def observe(self, status: Status) -> None:
+        """Shows how the search is doing."""
+        if not self._terminal:
+            best = status.best.expression if status.best else ""
+            news = best != self._shown[0]
+            if news or time.monotonic() - self._shown[1] > PLAIN_INTERVAL:
+                self._shown = (best, time.monotonic())
+                note("; ".join(f"{name} {value}" for name, value in _facts(status)))
+            return
+        if self._live is None:
+            from rich.console import Console
+            from rich.live import Live
+
+            self.stop()
+            self._live = Live(console=Console(stderr=True))
+            self._live.start()
+        self._live.update(_table(status))
+
+
+def _facts(status: Status) -> list[tuple[str, str]]:
+    """What a watcher wants to know, as names and values."""
+    from prunerzero.pruning.allocation import UniformAllocation
+
+    facts = [("candidates", str(status.candidates))]
+    if status.best is not None:
+        allocated = not isinstance(status.best.allocation, UniformAllocation)
+        facts.append(("best", status.best.expression + (" + allocation" if allocated else "")))
+    if status.gain is not None:
+        facts.append(("below Wanda", f"{status.gain:.1%}"))
+    if status.gain_over_published is not None:
+        facts.append(("below Pruner-Zero", f"{status.gain_over_published:.1%}"))
+    rate = 60 * status.recent / max(status.seconds, 1e-9)
+    facts.append(("a minute", f"{rate:.0f}"))
+    facts.append(("duplicates avoided", str(status.duplicates)))
+    if status.budget.seconds is not None:
+        facts.append(("left", f"{max(0.0, status.budget.seconds - status.seconds):.0f} s"))
+    if status.budget.candidates is not None:
+        facts.append(("left", f"{max(0, status.budget.candidates - status.candidates)} candidates"))
+    return facts
+
+
+def _table(status: Status) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in _facts(status):
+        table.add_row(f"[bold]{name}[/bold]", escape(value))
+    return table
+
+
+def _print(
+    result: SearchResult,
+    model: str,
+    pattern: str,
+    samples: int,
+    sequence_length: int,
+    calibration: str,
+    seed: int,
+) -> None:
+    document = result.to_json()
+    print(
+        f"\n{model} at {pattern}, held-out {calibration}, context {sequence_length}; sequential "
+        f"pruning calibrated on {samples} windows for every method; seed {seed}\n"
+    )
+    nm = ":" in pattern
+    rows: list[tuple[object, ...]] = []
+
+    def add(name: str, entry: dict[str, Any]) -> None:
+        change = entry.get("best_against_it")
+        against = (
+            f"{change['change']:+.1%} ({change['low']:+.1%} to {change['high']:+.1%})"
+            if change
+            else ""
+        )
+        group = "-" if nm else entry.get("group", "")
+        rows.append((name, group, f"{entry['heldout_perplexity']:.2f}", against))
+
+    add("dense", document["dense"] | {"group": ""})
+    baselines = document["baselines"].items()
+    for name, entry in sorted(baselines, key=lambda item: -item[1]["heldout_perplexity"]):
+        add(name, entry)
+    if document["wanda_under_found_allocation"]:
+        add("wanda, found allocation", document["wanda_under_found_allocation"])
+    add("best found", document["best"])
+    print_table(("recipe", "group", "perplexity", "best found against it (95 %)"), rows)
+    timings = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.timings.items())
+    readings = result.heldout_readings
+    print(
+        f"\nfound    {result.best.expression}\n"
+        f"allocation {result.best.allocation.key()}\n"
+        f"recipe   {result.recipe_path}\n"
+        f"{result.candidates} candidates; {timings}"
+        + (f"\nheld-out text has been read {readings} times in this study" if readings > 1 else "")
+    )
