@@ -51,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 a fault of ours, 2 wrong usage or input, 130 interrupted.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not sys.stderr.isatty():
+        # tqdm reads this when it is imported. On a terminal a download of gigabytes should show.
+        os.environ.setdefault("TQDM_DISABLE", "1")
     try:
         # Without standalone mode typer leaves exceptions to us and returns an Exit's code.
         code = build()(args=arguments, prog_name=_PROGRAM, standalone_mode=False)

@@ -62,8 +62,6 @@ def announce(name: str) -> None:
     note(f"loading {name}{', converting its GGUF file once: half a minute' if once else ''}")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if not sys.stderr.isatty():  # on a terminal a download of gigabytes should show
-        os.environ.setdefault("TQDM_DISABLE", "1")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     from transformers.utils import logging

@@ -117,7 +117,7 @@ def search(
     pattern: Pattern | str,
     *,
     study: str | Path,
-    budget: Budget,
+    budget: Budget | str = "10m",
     preset: Preset = "default",
     guesses: Sequence[Recipe] = (),
     calibration: str = "wikipedia",
@@ -135,7 +135,7 @@ def search(
         model: hub id, directory, GGUF file or demo alias.
         pattern: what may be zero.
         study: the study's file; begun if it does not exist.
-        budget: search time of this call, or rows of the whole study.
+        budget: search time of this call, such as ``10m``, or a `Budget` of candidates.
         preset: ``default``, or ``paper`` for the published algorithm.
         guesses: the user's own recipes, tried early and bred from.
         calibration: text source; its four splits serve statistics, fitness, the choice of the
@@ -153,6 +153,8 @@ def search(
     """
     if isinstance(pattern, str):
         pattern = Pattern.parse(pattern)
+    if isinstance(budget, str):
+        budget = Budget.parse(budget)
     timings: dict[str, float] = {}
     clock = _Clock(timings)
     # There is no autocast to float32, so weights are loaded in it when it is asked for.

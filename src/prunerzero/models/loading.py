@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prunerzero.errors import InputError, MissingExtraError
 from prunerzero.files import atomic_directory
@@ -110,11 +111,12 @@ def _convert(gguf: Path, directory: Path) -> None:
     try:
         loaded = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(**place)
-        config = AutoConfig.from_pretrained(**place)
     except Exception as error:  # damaged files fail in many ways, none of them ours
         raise InputError(
             f"model '{gguf}': not a readable GGUF file: {_first_line(error)}"
         ) from error
+    # Reading the configuration off the file again would parse its vocabulary once more: seconds.
+    config = copy.deepcopy(loaded.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     fresh: nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

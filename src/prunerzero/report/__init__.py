@@ -1,0 +1,1 @@
+"""Figures: first as data, then as pictures."""
