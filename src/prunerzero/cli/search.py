@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from prunerzero.evolution import SearchResult, Status
+    from prunerzero.recipe import Recipe
 
 PLAIN_INTERVAL = 15.0  # seconds between two plain lines without news
 
@@ -127,7 +128,8 @@ class _Console:
         self._terminal = sys.stderr.isatty()
         self._live: Live | None = None
         self._progress: Progress | None = None
-        self._shown = ("", 0.0)
+        self._best: Recipe | None = None  # as of the last plain line
+        self._printed = 0.0
 
     def __enter__(self) -> _Console:
         return self
@@ -153,10 +155,9 @@ class _Console:
     def observe(self, status: Status) -> None:
         """Shows how the search is doing."""
         if not self._terminal:
-            best = status.best.expression if status.best else ""
-            news = best != self._shown[0]
-            if news or time.monotonic() - self._shown[1] > PLAIN_INTERVAL:
-                self._shown = (best, time.monotonic())
+            news = status.best is not self._best
+            if news or time.monotonic() - self._printed > PLAIN_INTERVAL:
+                self._best, self._printed = status.best, time.monotonic()
                 note("; ".join(f"{name} {value}" for name, value in _facts(status)))
             return
         if self._live is None:

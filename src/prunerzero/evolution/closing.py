@@ -155,7 +155,7 @@ class Closer:
 
 def choose_finalists(
     individuals: Sequence[Individual],
-    incumbent: Recipe | None,
+    incumbent: Individual,
     masker: Masker,
     count: int = FINALISTS,
 ) -> list[Individual]:
@@ -166,13 +166,11 @@ def choose_finalists(
 
     Args:
         individuals: evaluated candidates.
-        incumbent: the incumbent's recipe.
+        incumbent: the one that nothing has beaten.
         masker: gives their masks on the probe matrices.
         count: how many to choose.
     """
-    ranked = sorted(
-        individuals, key=lambda member: (member.recipe is not incumbent, member.fitness)
-    )
+    ranked = sorted(individuals, key=lambda member: (member.id != incumbent.id, member.fitness))
     chosen: list[tuple[Individual, list[Tensor]]] = []
     for individual in ranked[:CONSIDERED]:
         masks = masker.probe_masks(individual.recipe)

@@ -17,6 +17,7 @@ from prunerzero.evolution.judging import IncumbentJudge, Judge
 from prunerzero.evolution.masking import Masker
 from prunerzero.evolution.population import Individual
 from prunerzero.evolution.strategies import Outcome, Proposal, Strategy
+from prunerzero.pruning.allocation import UniformAllocation
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.pruning.pruner import UnusableScores
 from prunerzero.recipe import Recipe
@@ -72,14 +73,18 @@ class Loop:
 
     Attributes:
         individuals: evaluated candidates by id.
+        incumbent: the one to beat.
         duplicates: proposals that were avoided.
+        uniform: fitness by formula, of the first candidate of that formula under uniform allocation.
     """
 
     def __init__(
         self, study: Study, strategy: Strategy, judge: Judge, masker: Masker, pattern: Pattern
     ) -> None:
         self.individuals: dict[int, Individual] = {}
+        self.incumbent: Individual | None = None
         self.duplicates = 0
+        self.uniform: dict[str, float] = {}
         self._study = study
         self._strategy = strategy
         self._judge = judge
@@ -200,6 +205,10 @@ class Loop:
         assert row.fitness is not None
         individual = Individual(row.id, recipe, row.fitness, row.size)
         self.individuals[row.id] = individual
+        if incumbent:
+            self.incumbent = individual
+        if recipe.allocation == UniformAllocation():
+            self.uniform.setdefault(recipe.expression, row.fitness)
         self._by_key[row.key] = individual
         if row.fingerprint:
             self._by_fingerprint[row.fingerprint] = individual

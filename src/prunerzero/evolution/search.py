@@ -201,10 +201,10 @@ def search(
         _run(loop, store, judge, budget, observe)
         masker.restore()
         clock.lap("search")
-        if judge.incumbent is None:
+        if loop.incumbent is None:
             raise InputError(f"study {store.path}: no candidate could be measured")
         individuals = list(loop.individuals.values())
-        finalists = choose_finalists(individuals, judge.incumbent, masker)
+        finalists = choose_finalists(individuals, loop.incumbent, masker)
         comparison = Comparison(network, blocks, texts.calibration.tokens, compute, report=report)
         closing = Closer(store, comparison, pattern, texts.validation, texts.heldout).close(
             finalists
@@ -314,23 +314,20 @@ def _run(loop: Loop, store: Study, judge: Judge, budget: Budget, observe: Observ
 def _status(
     loop: Loop, judge: Judge, budget: Budget, seconds: float, rows: int, recent: int
 ) -> Status:
-    by_expression = {
-        member.recipe.expression: member.fitness
-        for member in reversed(loop.individuals.values())
-        if member.recipe.allocation.name == "uniform"
-    }
-    best = next((m.fitness for m in loop.individuals.values() if m.recipe is judge.incumbent), None)
+    best = loop.incumbent
 
     def gain(name: str) -> float | None:
-        other = by_expression.get(Recipe.named(name).expression)
-        if other is None or best is None or isinstance(judge, PerplexityJudge):
-            return None if other is None or best is None else 1 - best / other
-        return -math.expm1(best - other)
+        other = loop.uniform.get(Recipe.named(name).expression)
+        if other is None or best is None:
+            return None
+        if isinstance(judge, PerplexityJudge):
+            return 1 - best.fitness / other
+        return -math.expm1(best.fitness - other)
 
     return Status(
         candidates=rows,
         duplicates=loop.duplicates,
-        best=judge.incumbent,
+        best=best.recipe if best else None,
         gain=gain("wanda"),
         gain_over_published=gain("pruner-zero"),
         seconds=seconds,

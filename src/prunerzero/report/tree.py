@@ -83,8 +83,7 @@ def draw_tree(metric: Metric, path: str | Path) -> None:
                 axes.plot([parent.x, node.x], [-parent.y, -node.y], color="#888888", zorder=1)
         for node in placed:
             box = {"boxstyle": "round,pad=0.4", "fc": COLOURS[node.kind], "ec": "#555555"}
-            style = {"ha": "center", "va": "center", "fontsize": 11, "zorder": 2}
-            axes.text(node.x, -node.y, node.label, bbox=box, **style)
+            axes.text(node.x, -node.y, node.label, bbox=box, ha="center", va="center", zorder=2)
         axes.set_title(str(metric), fontsize=11, y=0.93)
         axes.margins(x=0.6 / max(width, 1), y=0.22)
         path = Path(path)

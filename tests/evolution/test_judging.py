@@ -1,0 +1,315 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import make_tokenizer
+
+from prunerzero.data.sources import load_documents
+from prunerzero.data.splits import Split
+from prunerzero.data.windows import sample_windows
+from prunerzero.evaluation.perplexity import measure_loss
+from prunerzero.evolution.judging import IncumbentJudge, PerplexityJudge, RungPlan, log_ratio
+from prunerzero.pruning.pruner import UnusableScores
+from prunerzero.recipe import Recipe
+from prunerzero.study import Candidate, Measurement, Study
+
+PLAN = RungPlan(length=32, screening=4, challenge=8, round_length=5)
+METRICS = (
+    "rown(A)",
+    "W * F",
+    "W",
+    "W * sqrt(F)",
+    "W * sqrt(X)",
+    "W * A",
+    "W * sqrt(A)",
+    "W * A * F ** 0.25",
+    "W * sqrt(A * F)",
+    "W ** 0.5 * A",
+    "W * A ** 0.75",
+    "W * A * F ** 0.1",
+    "rown(W) * A",
+    "coln(W) * A",
+    "W * A + W * F",
+    "W * A * F ** 0.05",
+)
+RECIPES = [Recipe.from_text(text) for text in METRICS]
+
+
+class Recorder:
+    """A sampler that remembers what was drawn, by the windows' hash."""
+
+    def __init__(self, sampler):
+        self.sampler = sampler
+        self.draws = {}
+
+    def draw(self, index, count):
+        windows = self.sampler.draw(index, count)
+        for part in range(1, count + 1):
+            self.draws[windows.subset(0, part).hash] = (index, windows.tokens[:part])
+        return windows
+
+
+def judge_of(tools, sampler, plan=PLAN):
+    return IncumbentJudge(tools.masker, sampler, tools.compute, plan)
+
+
+@pytest.fixture
+def tools(bench):
+    return bench()
+
+
+def timeless(verdict):
+    return dataclasses.replace(
+        verdict,
+        measurements=tuple(
+            dataclasses.replace(m, seconds=0, id=None, created=None, candidate_id=None)
+            for m in verdict.measurements
+        ),
+    )
+
+
+# log_ratio
+
+
+def test_standard_error_agrees_with_a_bootstrap():
+    random = np.random.default_rng(0)
+    for count in (16, 64, 400):
+        incumbent = random.gamma(4.0, 0.1, count)
+        candidate = incumbent * random.lognormal(-0.1, 0.2, count)
+        ratio, error = log_ratio(candidate.tolist(), incumbent.tolist())
+        assert ratio == pytest.approx(math.log(candidate.mean() / incumbent.mean()))
+        picks = random.integers(count, size=(4000, count))
+        resampled = np.log(candidate[picks].mean(1) / incumbent[picks].mean(1))
+        assert error == pytest.approx(resampled.std(), rel=0.1)
+
+
+def test_what_is_common_to_both_is_no_noise():
+    incumbent = [0.1, 3.0, 0.5, 7.0]
+    assert log_ratio(incumbent, incumbent) == (0.0, 0.0)
+    ratio, error = log_ratio([0.9 * value for value in incumbent], incumbent)
+    assert ratio == pytest.approx(math.log(0.9))
+    assert error == pytest.approx(0.0, abs=1e-12)
+
+
+def test_ratios_are_antisymmetric():
+    first, second = [0.1, 0.4, 0.2], [0.2, 0.3, 0.3]
+    ratio, error = log_ratio(first, second)
+    assert log_ratio(second, first) == pytest.approx((-ratio, error))
+
+
+def test_one_window_says_nothing_of_noise():
+    assert log_ratio([1.0], [2.0]) == (math.log(0.5), math.inf)
+
+
+# IncumbentJudge
+
+
+def test_the_first_candidate_is_the_measure_of_all(tools, sampler):
+    judge = judge_of(tools, sampler)
+    verdict = judge.judge(RECIPES[0])
+    assert (verdict.fitness, verdict.incumbent) == (0.0, True)
+    assert judge.incumbent is RECIPES[0]
+    (measurement,) = verdict.measurements
+    assert (measurement.purpose, measurement.rung) == ("fitness", 0)
+    assert measurement.tokens == PLAN.screening * (PLAN.length - 1)
+    assert measurement.kl == pytest.approx(np.mean(measurement.data["kl"]))
+
+
+def test_the_incumbent_itself_never_wins(tools, sampler):
+    judge = judge_of(tools, sampler)
+    judge.judge(RECIPES[0])
+    for _ in range(2 * PLAN.round_length):
+        verdict = judge.judge(Recipe.from_json(RECIPES[0].to_json()))
+        assert (verdict.fitness, verdict.incumbent) == (0.0, False)
+        assert [m.rung for m in verdict.measurements] == [0, 1]
+        for measurement in verdict.measurements:
+            assert measurement.data["log_ratio"] == 0.0
+            assert measurement.data["standard_error"] == 0.0
+
+
+def test_divergences_are_those_of_the_dense_model(tools, sampler):
+    verdict = judge_of(tools, sampler).judge(RECIPES[5])
+    tokens = sampler.draw(0, PLAN.challenge).tokens[: PLAN.screening]
+
+    def log_probabilities():
+        with torch.no_grad():
+            return torch.log_softmax(tools.model(tokens).logits[:, :-1].double(), -1)
+
+    tools.masker.apply(RECIPES[5])
+    pruned = log_probabilities()
+    tools.masker.restore()
+    dense = log_probabilities()
+    expected = (dense.exp() * (dense - pruned)).sum(-1).mean(1)
+    assert verdict.measurements[0].data["kl"] == pytest.approx(expected.tolist(), rel=1e-2)
+
+
+def fake(rung, ratio, error=0.01):
+    data = {"kl": [0.5] * PLAN.challenge, "log_ratio": ratio, "standard_error": error}
+    return Measurement(purpose="fitness", windows="w", tokens=1, loss=1.0, rung=rung, data=data)
+
+
+def test_levels_add_up_through_the_incumbents(tools, sampler):
+    judge = judge_of(tools, sampler)
+    a, b, c, d = RECIPES[:4]
+    judge.recall(a, [fake(0, 0.0)])
+    assert judge.recall(b, [fake(0, 0.2)]).fitness == 0.2
+    verdict = judge.recall(b, [fake(0, -0.3), fake(1, -0.1)])
+    assert (verdict.fitness, verdict.incumbent) == (-0.1, True)
+    assert judge.recall(c, [fake(0, 0.05)]).fitness == pytest.approx(-0.05)
+    verdict = judge.recall(d, [fake(0, -0.1), fake(1, -0.2)])
+    assert (verdict.fitness, verdict.incumbent) == (pytest.approx(-0.3), True)
+    assert judge.incumbent is d
+
+
+@pytest.mark.parametrize(
+    ("ratio", "error", "wins"),
+    [(-0.1, 0.06, True), (-0.1, 0.0609, False), (-0.001, 0.0, True), (0.0, 0.0, False)],
+)
+def test_a_win_must_exceed_noise(tools, sampler, ratio, error, wins):
+    judge = judge_of(tools, sampler)
+    judge.recall(RECIPES[0], [fake(0, 0.0)])
+    challenge = [fake(0, -1.0), fake(1, ratio, error)]
+    assert judge.recall(RECIPES[1], challenge).incumbent is wins
+
+
+def test_a_win_on_the_screening_rung_alone_counts_for_nothing(tools, sampler):
+    judge = judge_of(tools, sampler)
+    judge.recall(RECIPES[0], [fake(0, 0.0)])
+    assert not judge.recall(RECIPES[1], [fake(0, -5.0, 0.0)]).incumbent
+
+
+def run(judge, recipes=RECIPES):
+    return [judge.judge(recipe) for recipe in recipes]
+
+
+def test_the_run_has_wins_losses_and_rounds(tools, sampler):
+    """What the following tests rely on."""
+    judge = judge_of(tools, sampler)
+    verdicts = run(judge)
+    assert sum(verdict.incumbent for verdict in verdicts) >= 3
+    assert any(len(v.measurements) == 2 and not v.incumbent for v in verdicts)
+    assert any(len(v.measurements) == 1 for v in verdicts[1:])
+    assert judge._round > sum(verdict.incumbent for verdict in verdicts[1:])
+
+
+@pytest.mark.parametrize("length", [32, 20])
+def test_recalling_is_as_good_as_judging(bench, sampler, tmp_path, length):
+    tools = bench()
+    sampler = type(sampler)(
+        load_documents(sampler.source), make_tokenizer(), Split.SELECTION, length, seed=0
+    )
+    plan = dataclasses.replace(PLAN, length=length)
+    expected = run(judge_of(tools, sampler, plan))
+    with Study.create(tmp_path / "s.db", {}) as study:
+        for number, verdict in enumerate(expected):
+            row = Candidate(
+                step=number,
+                key=METRICS[number],
+                status="evaluated",
+                recipe=RECIPES[number].to_json(),
+                expression=METRICS[number],
+                size=1,
+                origin="guess",
+                fitness=verdict.fitness,
+            )
+            study.add_candidate(row, verdict.measurements)
+        for killed in range(1, len(RECIPES)):
+            judge = judge_of(bench(), sampler, plan)
+            for number in range(killed):
+                found = study.measurements("fitness", number + 1)
+                verdict = judge.recall(RECIPES[number], found)
+                assert timeless(verdict) == timeless(expected[number])
+            later = min(killed + 3, len(RECIPES))
+            for number in range(killed, later):
+                verdict = judge.judge(RECIPES[number])
+                assert timeless(verdict) == timeless(expected[number]), (killed, number)
+
+
+def test_challenges_are_on_windows_that_nothing_was_chosen_on(tools, sampler):
+    recorder = Recorder(sampler)
+    assert sampler.capacity // PLAN.challenge >= 10, "the text is too short for this test"
+    judge = judge_of(tools, recorder)
+    chosen_on = set()  # windows that the present incumbent, or one before it, was chosen on
+    for number, recipe in enumerate(RECIPES[:9]):
+        verdict = judge.judge(recipe)
+        used = [recorder.draws[measurement.windows] for measurement in verdict.measurements]
+        if len(used) == 2:
+            (screening, first), (challenge, second) = used
+            assert challenge > screening
+            assert not rows(first) & rows(second)
+            assert not rows(second) & chosen_on
+        for index, _ in used:
+            assert index % 2 == 0
+        if verdict.incumbent and number:
+            for _, tokens in used:
+                chosen_on |= rows(tokens)
+            assert judge._windows(0).hash == sampler.draw(challenge, PLAN.challenge).subset(
+                0, PLAN.screening
+            ).hash  # fmt: skip
+            # Rung 0 of the new round is seen; its challenges are not.
+            chosen_on |= rows(judge._windows(0).tokens)
+
+
+def rows(tokens):
+    return set(map(tuple, tokens.tolist()))
+
+
+def test_gradients_never_see_windows_of_a_rung(tools, sampler):
+    recorder = Recorder(sampler)
+    judge = judge_of(tools, recorder)
+    seen = set()
+    for recipe in RECIPES[:8]:
+        for measurement in judge.judge(recipe).measurements:
+            seen |= rows(recorder.draws[measurement.windows][1])
+    previous = set()
+    for index in range(3):
+        reference = judge.fresh_reference(index)
+        assert len(reference.tokens) == PLAN.screening
+        assert not rows(reference.tokens) & (seen | previous)
+        previous |= rows(reference.tokens)
+        indices = {draw for draw, tokens in recorder.draws.values() if rows(tokens) & previous}
+        assert all(draw % 2 for draw in indices)
+
+
+def test_a_fresh_reference_is_of_the_dense_model(tools, sampler):
+    judge = judge_of(tools, sampler)
+    judge.judge(RECIPES[0])  # leaves the model pruned
+    reference = judge.fresh_reference(0)
+    tools.masker.restore()
+    assert reference.measure(tools.model).mean_kl == pytest.approx(0.0, abs=1e-6)
+
+
+def test_an_unusable_candidate_leaves_no_trace(bench, sampler):
+    plain, disturbed = (judge_of(bench(), sampler) for _ in range(2))
+    expected = run(plain, RECIPES[:8])
+    found = []
+    for recipe in RECIPES[:8]:
+        with pytest.raises(UnusableScores):
+            disturbed.judge(Recipe.from_text("W * mms(A - A)"))
+        found.append(disturbed.judge(recipe))
+    assert list(map(timeless, found)) == list(map(timeless, expected))
+
+
+# PerplexityJudge
+
+
+def test_the_papers_fitness_is_perplexity(tools, text):
+    windows = sample_windows(load_documents(text), make_tokenizer(), Split.SELECTION, 4, 32)
+    judge = PerplexityJudge(tools.masker, windows, tools.compute)
+    best = math.inf
+    for recipe in RECIPES[:6]:
+        verdict = judge.judge(recipe)
+        tools.masker.apply(recipe)
+        loss = measure_loss(tools.model, windows, tools.compute)
+        assert verdict.fitness == loss.perplexity
+        assert verdict.measurements[0].loss == loss.mean
+        assert verdict.measurements[0].windows == windows.hash
+        assert verdict.measurements[0].tokens == loss.tokens
+        assert verdict.incumbent is (verdict.fitness < best)
+        best = min(best, verdict.fitness)
+    again = PerplexityJudge(tools.masker, windows, tools.compute)
+    verdict = again.recall(RECIPES[5], verdict.measurements)
+    assert verdict.fitness == loss.perplexity
+    assert again.incumbent is RECIPES[5]

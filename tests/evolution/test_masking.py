@@ -1,0 +1,141 @@
+import copy
+
+import pytest
+import torch
+
+from prunerzero.models.blocks import find_blocks, prunable_matrices
+from prunerzero.pruning.allocation import DepthKindAllocation
+from prunerzero.pruning.pattern import Pattern
+from prunerzero.pruning.pruner import UnusableScores, plan_sparsities, prune_blocks
+from prunerzero.recipe import Recipe
+
+ALLOCATION = DepthKindAllocation(kinds={"q_proj": 0.1, "down_proj": -0.1}, linear=0.05)
+
+
+def recipe(metric, **more):
+    return Recipe.from_json({"metric": metric, **more})
+
+
+def state(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_bits_equal(first, second):
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        # As integers, so that the zeros' signs count.
+        assert torch.equal(tensor.view(torch.int32), second[name].view(torch.int32)), name
+
+
+RECIPES = {
+    "wanda": recipe("W * sqrt(X)"),
+    "ria": Recipe.named("ria"),
+    "gradients": recipe("W * A * F ** 0.25"),
+    "column": recipe("A"),  # the same for every row
+    "two formulas": recipe({"attention": "W", "mlp": "W * G", "q_proj": "W * X"}),
+    "allocated": recipe("W * A", allocation=ALLOCATION.model_dump()),
+    "matrix": recipe("W * A", group="matrix", allocation=ALLOCATION.model_dump()),
+}
+
+
+@pytest.mark.parametrize("pattern", ["50%", "30%", "2:4"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_masks_are_those_of_one_shot_pruning(bench, name, pattern):
+    if pattern == "2:4" and name in ("allocated", "matrix"):
+        pytest.skip("N:M fixes every matrix's sparsity")
+    tools = bench(pattern)
+    other = copy.deepcopy(tools.model)
+    blocks = find_blocks(other)
+    sparsities = plan_sparsities(blocks, RECIPES[name], tools.pattern)
+    prune_blocks(
+        other, blocks, RECIPES[name], tools.pattern, sparsities, tools.tokens, False, tools.compute
+    )
+    tools.masker.apply(RECIPES[name])
+    assert_bits_equal(state(tools.model), state(other))
+    assert tools.masker.sparsities(RECIPES[name]) == sparsities
+
+
+def test_restoring_is_exact_after_any_number_of_candidates(bench):
+    tools = bench()
+    with torch.no_grad():
+        tools.masker.matrices[0].parameter[0, :4] = torch.tensor([-0.0, 1e-42, 1e30, -1e-30])
+    tools.masker.dense = type(tools.masker.dense)(tools.masker.matrices)
+    before = state(tools.model)
+    for one in RECIPES.values():
+        tools.masker.apply(one)
+        assert (tools.masker.matrices[0].weight == 0).float().mean() > 0.3
+    tools.masker.restore()
+    assert_bits_equal(state(tools.model), before)
+
+
+def test_the_last_candidate_alone_counts(bench):
+    tools = bench()
+    tools.masker.apply(RECIPES["gradients"])
+    once = state(tools.model)
+    tools.masker.apply(RECIPES["column"])
+    tools.masker.apply(RECIPES["gradients"])
+    assert_bits_equal(state(tools.model), once)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (recipe("W"), recipe("sqr(W) + 3")),
+        (recipe("W * X"), recipe("W * A ** 2")),
+        (recipe("W"), recipe({"attention": "W", "mlp": "sqrt(W)"})),
+    ],
+)
+def test_equal_masks_have_equal_fingerprints(bench, first, second):
+    masker = bench().masker
+    assert masker.fingerprint(first) == masker.fingerprint(second)
+
+
+def test_different_masks_have_different_fingerprints(bench):
+    masker = bench().masker
+    prints = {name: masker.fingerprint(one) for name, one in RECIPES.items()}
+    assert len(set(prints.values())) == len(RECIPES)
+    # A change of sparsity of a single matrix shows even where no probe lies.
+    masker._probes = masker._probes[:1]
+    one = recipe("W", allocation={"name": "depth-kind", "last": 0.1})
+    assert masker.fingerprint(one) != masker.fingerprint(recipe("W"))
+
+
+def test_probes_spread_over_kinds_and_depth(bench):
+    masker = bench().masker
+    probes = masker._probes
+    assert len({probe.kind for probe in probes}) == len(probes) == 6
+    assert {probe.block for probe in probes} == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"), [("mms(W - W)", "not finite"), ("A - A", "all the same")]
+)
+@pytest.mark.parametrize("kind", ["q_proj", "down_proj"])
+def test_unusable_scores_are_refused_and_the_model_stays_dense(bench, metric, message, kind):
+    tools = bench()
+    before = state(tools.model)
+    bad = recipe({"attention": "W", "mlp": "W", kind: metric})
+    with pytest.raises(UnusableScores, match=message):
+        tools.masker.apply(bad)
+    assert_bits_equal(state(tools.model), before)
+
+
+def test_an_unusable_recipe_has_no_fingerprint(bench):
+    with pytest.raises(UnusableScores):
+        bench().masker.fingerprint(recipe("W - W"))
+
+
+def test_statistics_are_those_of_the_dense_model(bench):
+    masker = bench().masker
+    fresh = masker.mask(RECIPES["gradients"], masker.matrices[3], Pattern.parse("50%").sparsity)
+    masker._inputs.clear()
+    masker.apply(RECIPES["column"])
+    again = masker.mask(RECIPES["gradients"], masker.matrices[3], Pattern.parse("50%").sparsity)
+    assert torch.equal(fresh, again)
+
+
+def test_a_matrix_of_every_block_is_pruned(bench):
+    tools = bench("2:4")
+    tools.masker.apply(RECIPES["wanda"])
+    for matrix in prunable_matrices(tools.model):
+        assert ((matrix.weight == 0).reshape(-1, 4).sum(1) == 2).all()
