@@ -75,7 +75,7 @@ class Loop:
         individuals: evaluated candidates by id.
         incumbent: the one to beat.
         duplicates: proposals that were avoided.
-        uniform: fitness by formula, of the first candidate of that formula under uniform allocation.
+        uniform: fitness by formula, of its first candidate under uniform allocation.
     """
 
     def __init__(
