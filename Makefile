@@ -18,7 +18,7 @@ assets: $(STAMP)
 
 demo: assets
 	mkdir -p demo
-	$(BIN)/prunerzero search smollm2 --pattern 50% --budget 5m --study demo/study.db
+	$(BIN)/prunerzero search smollm2 --pattern 50% --budget 3m --study demo/study.db
 	rm -rf demo/pruned
 	$(BIN)/prunerzero prune smollm2 --recipe demo/study.best.json --pattern 50% --output demo/pruned
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prunerzero.errors import InputError
     from prunerzero.evaluation.evaluate import evaluate
-    from prunerzero.evolution.search import search
+    from prunerzero.evolution.runner import search
     from prunerzero.metric import Metric
     from prunerzero.models import load_model
     from prunerzero.pruning.pattern import Pattern

@@ -65,7 +65,7 @@ def command(
     """Search for a pruning recipe; the same command goes on with an interrupted search."""
     from prunerzero.data.sources import load_documents
     from prunerzero.data.splits import split_documents
-    from prunerzero.evolution.settings import Budget
+    from prunerzero.evolution.settings import PAPER_ITERATIONS, PAPER_POPULATION, Budget
     from prunerzero.models.names import check_model_name
     from prunerzero.pruning.checkpoint import seen_documents
     from prunerzero.pruning.pattern import Pattern
@@ -74,7 +74,12 @@ def command(
     parsed = Pattern.parse(pattern)
     guesses = [Recipe.from_text(text) for text in guess or ()]
     if budget is None and candidates is None:
-        budget, candidates = ("10m", None) if preset == "default" else (None, 350)
+        if preset == "paper":
+            candidates = PAPER_POPULATION + PAPER_ITERATIONS
+        else:
+            budget = "10m"
+    if guesses and preset == "paper":
+        raise InputError("--guess: the paper preset starts from random trees only")
     limits = Budget.parse(budget, candidates)
     check_model_name(model)
     if seen_documents(model):
@@ -83,7 +88,7 @@ def command(
     _check_study(study)
 
     inputs.announce(model)
-    from prunerzero.evolution.search import search
+    from prunerzero.evolution.runner import search
 
     with _Console() as console:
         try:

@@ -67,31 +67,56 @@ class Comparison:
         self.sequential = sequential
         self.report = report
         self.dense = DenseWeights(matrix for block in blocks for matrix in block.matrices)
+        self._masks: dict[str, dict[str, Tensor]] = {}
 
     def measure_dense(self, windows: Windows) -> TextLoss:
         """Loss of the dense model."""
         return self._loss("dense", windows)
 
-    def measure(self, name: str, recipe: Recipe, pattern: Pattern, windows: Windows) -> Outcome:
+    def measure(
+        self,
+        name: str,
+        recipe: Recipe,
+        pattern: Pattern,
+        windows: Windows,
+        *,
+        remember: bool = False,
+    ) -> Outcome:
         """Prunes by ``recipe``, measures the loss on ``windows``, and restores the model.
+
+        Args:
+            name: what progress reports call it.
+            recipe: what to prune by.
+            pattern: what may be zero.
+            windows: what to measure on.
+            remember: keep the masks, a byte a weight, so that the same recipe is not pruned again
+                to be measured on other windows.
 
         Raises:
             InputError: as `prunerzero.prune`.
         """
         sparsities = plan_sparsities(self.blocks, recipe, pattern)
+        key = recipe.key(pattern)
+        matrices = [matrix for block in self.blocks for matrix in block.matrices]
         began = time.perf_counter()
         try:
-            prune_blocks(
-                self.model,
-                self.blocks,
-                recipe,
-                pattern,
-                sparsities,
-                self.calibration,
-                self.sequential,
-                self.compute,
-                lambda step, done, total: self.report(f"{name}: {step}", done, total),
-            )
+            if key in self._masks:
+                for matrix in matrices:
+                    self.dense.write_masked(matrix, self._masks[key][matrix.name])
+            else:
+                prune_blocks(
+                    self.model,
+                    self.blocks,
+                    recipe,
+                    pattern,
+                    sparsities,
+                    self.calibration,
+                    self.sequential,
+                    self.compute,
+                    lambda step, done, total: self.report(f"{name}: {step}", done, total),
+                )
+            if remember:
+                self._masks[key] = {matrix.name: matrix.weight != 0 for matrix in matrices}
             seconds = time.perf_counter() - began
             loss = self._loss(name, windows)
             return Outcome(loss, overall_sparsity(matrix_results(self.blocks)), seconds)

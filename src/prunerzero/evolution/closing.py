@@ -137,7 +137,11 @@ class Closer:
         if recipe is None:
             loss = self._comparison.measure_dense(windows)
         else:
-            loss = self._comparison.measure(name, recipe, self._pattern, windows).loss
+            # A finalist's masks serve again if it wins.
+            final = purpose == "validation"
+            step = f"{purpose}, {name}"
+            outcome = self._comparison.measure(step, recipe, self._pattern, windows, remember=final)
+            loss = outcome.loss
         self._study.add_measurement(
             Measurement(
                 candidate_id=candidate,

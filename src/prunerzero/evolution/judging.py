@@ -49,7 +49,7 @@ class Judge(ABC):
 
     @abstractmethod
     def judge(self, recipe: Recipe) -> Verdict:
-        """Prunes by ``recipe``, measures, restores the model, and takes note.
+        """Prunes by ``recipe``, measures, and takes note; the model is left pruned.
 
         Raises:
             UnusableScores: if the recipe's scores cannot rank weights.
@@ -148,7 +148,6 @@ class IncumbentJudge(Judge):
         self._round = 0
         self._judged = 0
         self._references: dict[int, DenseReference] = {}
-        self._hashes: dict[int, str] = {}
         self._readings: dict[int, Divergence] = {}
 
     def judge(self, recipe: Recipe) -> Verdict:

@@ -12,6 +12,10 @@ from prunerzero.errors import InputError
 
 Preset = Literal["default", "paper"]
 
+# The paper's population and iterations, one candidate each.
+PAPER_POPULATION = 50
+PAPER_ITERATIONS = 300
+
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 

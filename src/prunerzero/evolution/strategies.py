@@ -17,6 +17,7 @@ from prunerzero import zoo
 from prunerzero.evolution import allocating, variation
 from prunerzero.evolution.grammar import DEFAULT, PAPER
 from prunerzero.evolution.population import Individual, Population
+from prunerzero.evolution.settings import PAPER_POPULATION
 from prunerzero.metric import Metric
 from prunerzero.pruning.allocation import MatrixShape
 from prunerzero.recipe import Recipe
@@ -63,19 +64,17 @@ class PaperStrategy(Strategy):
     of the sample is not published; ours is half the population.
     """
 
-    POPULATION = 50
-    ITERATIONS = 300
     SAMPLE_SHARE = 0.5
     PARENTS = 10
     MUTATION_PROBABILITY = 0.5
 
     def __init__(self, seed: int) -> None:
         self._random = Random(seed)
-        self._population = Population(self.POPULATION)
+        self._population = Population(PAPER_POPULATION)
 
     def ask(self) -> Proposal:
         """See `Strategy.ask`."""
-        if len(self._population.members) < self.POPULATION:
+        if len(self._population.members) < PAPER_POPULATION:
             return self._fresh()
         pool = self._population.best_of_sample(self._random, self.SAMPLE_SHARE, self.PARENTS)
         first, second = self._random.sample(pool, 2)

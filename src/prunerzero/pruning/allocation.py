@@ -61,7 +61,7 @@ class UniformAllocation(_Allocation):
 
 
 class DepthKindAllocation(_Allocation):
-    """Sparsity by kind of matrix and by depth, eleven numbers for a Llama.
+    """Sparsity by kind of matrix and by depth, twelve numbers for a Llama.
 
     A matrix's sparsity is the pattern's, plus the offset of its kind, plus a parabola over depth
     t in [-1, 1], plus the offset of its block if that is one of the first two or the last;

@@ -155,6 +155,8 @@ def search(
         pattern = Pattern.parse(pattern)
     if isinstance(budget, str):
         budget = Budget.parse(budget)
+    if preset == "paper" and guesses:
+        raise InputError("preset 'paper': starts from random trees only, so it takes no guesses")
     timings: dict[str, float] = {}
     clock = _Clock(timings)
     # There is no autocast to float32, so weights are loaded in it when it is asked for.

@@ -1,0 +1,232 @@
+import pytest
+
+from prunerzero.errors import InputError
+from prunerzero.evolution import loop as loop_module
+from prunerzero.evolution.judging import Judge, Verdict
+from prunerzero.evolution.loop import COSTS_EVENT, Exhausted, Loop, RecordedGuide
+from prunerzero.evolution.strategies import Outcome, Proposal, Strategy
+from prunerzero.pruning.pruner import UnusableScores
+from prunerzero.recipe import Recipe
+from prunerzero.study import Measurement, Study
+
+
+class Script(Strategy):
+    """Proposes what it is given, and remembers what it is told."""
+
+    def __init__(self, *texts):
+        self.proposals = [Proposal(Recipe.from_text(text), "guess") for text in texts]
+        self.told = []
+        self.asked = 0
+
+    def ask(self):
+        self.asked += 1
+        return self.proposals[(self.asked - 1) % len(self.proposals)]
+
+    def tell(self, individual, outcome):
+        self.told.append((individual.id, outcome))
+
+
+class Lengths(Judge):
+    """The shorter the formula the better; counts its measurements."""
+
+    def __init__(self):
+        self.measured = []
+        self.recalled = []
+        self.best = None
+
+    def judge(self, recipe):
+        self.measured.append(recipe.expression)
+        value = float(len(recipe.expression))
+        measurement = Measurement(purpose="fitness", windows="w", tokens=1, loss=value)
+        return self._verdict(recipe, [measurement])
+
+    def recall(self, recipe, measurements):
+        self.recalled.append(recipe.expression)
+        return self._verdict(recipe, measurements)
+
+    def _verdict(self, recipe, measurements):
+        fitness = measurements[-1].loss
+        wins = self.best is None or fitness < self.best
+        if wins:
+            self.best, self.incumbent = fitness, recipe
+        return Verdict(fitness, wins, tuple(measurements))
+
+
+@pytest.fixture
+def study(tmp_path):
+    with Study.create(tmp_path / "s.db", {"seed": 0}) as made:
+        yield made
+
+
+@pytest.fixture
+def make(bench, study):
+    tools = bench()
+
+    def loop(*texts, judge=None):
+        return Loop(study, Script(*texts), judge or Lengths(), tools.masker, tools.pattern)
+
+    return loop
+
+
+def test_a_row_for_each_candidate(make, study):
+    loop = make("W * A", "W", "F")
+    rows = [loop.advance() for _ in range(3)]
+    assert rows == study.candidates()
+    assert [row.expression for row in rows] == ["W * A", "W", "F"]
+    assert [row.fitness for row in rows] == [5.0, 1.0, 1.0]
+    assert [row.step for row in rows] == [1, 2, 3]
+    assert [row.size for row in rows] == [3, 1, 1]
+    assert {row.origin for row in rows} == {"guess"}
+    assert all(row.fingerprint for row in rows)
+    assert all(study.measurements("fitness", row.id) for row in rows)
+    assert loop._strategy.told == [
+        (1, Outcome.INCUMBENT),
+        (2, Outcome.INCUMBENT),
+        (3, Outcome.MEASURED),
+    ]
+    assert study.check() == []
+
+
+def test_equivalents_are_never_measured_twice(make, study):
+    # The second and third have the first's key. The fourth has a key of its own (`rown` divides
+    # each row by a number, but that is for floats to show) and the first's masks.
+    loop = make("W * A", "2 * W * A", "W * A + 3", "W * A ** 1.0", "W * sqrt(X)", "W")
+    loop.advance()
+    row = loop.advance()
+    assert row.expression == "W"
+    assert loop._judge.measured == ["W * A", "W"]
+    assert row.skipped == loop.duplicates == 4
+    assert study.skipped() == 4
+    assert study.duplicates()  # at least one was known by its masks only
+    assert set(study.duplicates().values()) == {1}
+    assert [told for told in loop._strategy.told if told[1] is Outcome.KNOWN] == [
+        (1, Outcome.KNOWN)
+    ] * 4
+    assert study.check() == []
+
+
+def test_a_key_known_by_its_masks_is_not_scored_again(make, study, monkeypatch):
+    loop = make("W * A", "W * sqrt(X)", "W * sqrt(X)", "W")
+    calls = []
+    fingerprint = loop._masker.fingerprint
+    monkeypatch.setattr(
+        loop._masker, "fingerprint", lambda r: calls.append(r.expression) or fingerprint(r)
+    )
+    loop.advance()
+    loop.advance()
+    assert calls.count("W * sqrt(X)") == 1
+    assert len(study.duplicates()) == 1
+
+
+def test_unusable_scores_are_rejected_once_with_the_reason(make, study):
+    loop = make("W * mms(W - W)", "W * mms(W - W)", "W * 0", "W")
+    first, second, third = (loop.advance() for _ in range(3))
+    assert (first.status, first.fitness, first.fingerprint) == ("rejected", None, None)
+    assert "not finite" in first.reason
+    assert second.status == "rejected"
+    assert "all the same" in second.reason
+    assert (third.status, third.skipped) == ("evaluated", 0)
+    assert loop.duplicates == 1
+    assert loop._strategy.told == [(3, Outcome.INCUMBENT)]  # nothing is bred from a failure
+    assert study.check() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (RuntimeError("boom\n  at line 2"), "failed", "RuntimeError: boom at line 2"),
+        (ZeroDivisionError("float division"), "failed", "ZeroDivisionError: float division"),
+        (MemoryError(), "failed", "MemoryError: "),
+        (UnusableScores("no good"), "failed", "no good"),
+    ],
+)
+def test_a_raising_measurement_is_recorded_and_the_search_goes_on(make, study, error, status, reason):
+    judge = Lengths()
+    loop = make("W * A", "F", "W", judge=judge)
+    loop.advance()
+    honest, judge.judge = judge.judge, lambda recipe: (_ for _ in ()).throw(error)
+    row = loop.advance()
+    assert (row.status, row.reason, row.expression) == (status, reason, "F")
+    assert not study.measurements("fitness", row.id)
+    judge.judge = honest
+    assert loop.advance().status == "evaluated"
+    assert study.check() == []
+
+
+def test_a_bug_of_ours_is_not_hidden(make, study):
+    judge = Lengths()
+    judge.judge = lambda recipe: (_ for _ in ()).throw(TypeError("ours"))
+    with pytest.raises(TypeError):
+        make("W", judge=judge).advance()
+    assert study.candidates() == []
+
+
+TEXTS = ("W * A", "2 * W * A", "W * mms(W - W)", "W", "W * sqrt(X)", "F", "W * F", "A")
+
+
+@pytest.mark.parametrize("killed_after", range(1, 6))
+def test_going_on_is_as_if_never_stopped(make, study, bench, tmp_path, killed_after):
+    loop = make(*TEXTS)
+    for _ in range(6):
+        loop.advance()
+    with Study.create(tmp_path / "other.db", {"seed": 0}) as other:
+        tools = bench()
+        first = Loop(other, Script(*TEXTS), Lengths(), tools.masker, tools.pattern)
+        for _ in range(killed_after):
+            first.advance()
+        second = Loop(other, Script(*TEXTS), Lengths(), tools.masker, tools.pattern)
+        second.replay()
+        assert second._judge.measured == []
+        assert second._strategy.told == first._strategy.told
+        assert second.duplicates == first.duplicates
+        for _ in range(6 - killed_after):
+            second.advance()
+        assert len(first._judge.measured + second._judge.measured) == len(loop._judge.measured)
+        assert list(map(lasting, other.candidates())) == list(map(lasting, study.candidates()))
+        assert other.duplicates() == study.duplicates()
+        assert second._strategy.told == loop._strategy.told
+
+
+def lasting(row):
+    return (row.id, row.step, row.key, row.status, row.fitness, row.fingerprint, row.reason,
+            row.skipped, row.parents)  # fmt: skip
+
+
+def test_a_study_of_another_search_is_refused(make):
+    make("W * A", "W").advance()
+    with pytest.raises(InputError, match="candidate 1 is not what this version"):
+        make("F", "W").replay()
+
+
+def test_a_space_without_anything_new_ends(make, monkeypatch):
+    monkeypatch.setattr(loop_module, "MOST_DUPLICATES", 20)
+    loop = make("W * A", "W")
+    loop.advance()
+    loop.advance()
+    with pytest.raises(Exhausted):
+        loop.advance()
+
+
+def test_marginal_costs_are_measured_once(bench, study, monkeypatch):
+    tools = bench()
+    measured = []
+
+    def costs(masker, recipe, reference):
+        measured.append((recipe, reference))
+        return {"a": 0.1 + len(measured), "b": -1e-17 / 3}
+
+    class References:
+        def fresh_reference(self, index):
+            return f"reference {index}"
+
+    monkeypatch.setattr(loop_module, "marginal_costs", costs)
+    wanda = Recipe.named("wanda")
+    guide = RecordedGuide(study, tools.masker, References())
+    first, second = guide(wanda), guide(wanda)
+    assert [reference for _, reference in measured] == ["reference 0", "reference 1"]
+    assert [event.data["index"] for event in study.events(COSTS_EVENT)] == [0, 1]
+    again = RecordedGuide(study, tools.masker, References())
+    assert [again(wanda), again(wanda)] == [first, second]
+    assert len(measured) == 2
+    again(wanda)
+    assert measured[2][1] == "reference 2"
