@@ -1,0 +1,316 @@
+"""Whole searches on a tiny model, and what becomes of them when they are killed."""
+
+import dataclasses
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from prunerzero.errors import InputError
+from prunerzero.evolution import runner as module
+from prunerzero.evolution.judging import RungPlan
+from prunerzero.evolution.runner import search
+from prunerzero.evolution.settings import Budget
+from prunerzero.metric.operators import OPERATORS
+from prunerzero.pruning.pattern import Pattern
+from prunerzero.recipe import Recipe
+from prunerzero.study import Study
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+CANDIDATES = 26
+GUESS = "W * A ** 0.9"
+
+
+@dataclasses.dataclass(frozen=True)
+class ShortRounds(RungPlan):
+    """So that a short search has many rounds."""
+
+    round_length: int = 4
+
+
+@pytest.fixture
+def run(model_directory, text, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "RungPlan", ShortRounds)
+
+    def start(name="s.db", candidates=CANDIDATES, pattern="50%", guesses=(GUESS,), **more):
+        return search(
+            model_directory,
+            pattern,
+            study=tmp_path / name,
+            budget=Budget(None, candidates),
+            guesses=[Recipe.from_text(guess) for guess in guesses],
+            calibration=text,
+            samples=4,
+            sequence_length=32,
+            **more,
+        )
+
+    return start
+
+
+def rows_of(path):
+    """All that a study says, but for times."""
+    with Study.open(path) as study:
+        assert study.check() == []
+        candidates = [
+            dataclasses.replace(row, seconds=0.0, created=None) for row in study.candidates()
+        ]
+        measurements = sorted(
+            (m.purpose, m.candidate_id or 0, m.name or "", m.rung, m.windows, m.loss, m.kl,
+             repr(m.data))
+            for m in study.measurements()
+        )  # fmt: skip
+        costs = [event.data for event in study.events("marginal-costs")]
+        return candidates, measurements, costs, study.duplicates()
+
+
+def test_a_search(run, tmp_path):
+    seen = []
+    result = run(observe=seen.append)
+    candidates, measurements, costs, _ = rows_of(tmp_path / "s.db")
+    assert len(candidates) == result.candidates == CANDIDATES
+    assert [status.candidates for status in seen] == list(range(1, CANDIDATES + 1))
+    evaluated = [row for row in candidates if row.status == "evaluated"]
+    assert len({row.key for row in evaluated}) == len(evaluated)
+    assert len({row.fingerprint for row in evaluated}) == len(evaluated)
+    assert candidates[0].expression == "W * sqrt(X)"
+    assert candidates[0].fitness == 0.0
+    assert any(row.origin == "guess" and row.expression == GUESS for row in candidates)
+    assert any(row.origin == "gradient" for row in candidates)
+    assert costs
+    assert {row[0] for row in measurements} == {"fitness", "validation", "heldout"}
+    assert seen[-1].gain is not None
+    assert seen[-1].gain_over_published is not None
+    assert seen[-1].gain >= 0
+    # What is saved is what is told.
+    assert result.recipe_path == tmp_path / "s.best.json"
+    saved = Recipe.load(result.recipe_path)
+    assert saved == result.best
+    assert saved.key(Pattern.parse("50%")) in {row.key for row in evaluated}
+    assert saved.provenance["candidate"] == result.closing.winner.id
+    texts = {entry["split"]: entry["documents"] for entry in saved.provenance["texts"]}
+    assert texts.keys() == {"calibration", "validation", "selection"}
+    hashes = [one for documents in texts.values() for one in documents]
+    assert len(hashes) == len(set(hashes))
+
+
+def test_the_documents_keys(run, tmp_path):
+    document = run().to_json()
+    best = document["best"]
+    assert best["expression"]
+    assert os.path.isabs(best["recipe"])
+    assert Recipe.load(best["recipe"]).expression == best["expression"]
+    perplexities = [
+        best["heldout_perplexity"],
+        document["dense"]["heldout_perplexity"],
+        *(entry["heldout_perplexity"] for entry in document["baselines"].values()),
+    ]
+    assert all(perplexity > 1 for perplexity in perplexities)
+    assert document["baselines"].keys() == {"magnitude", "wanda", "gblm", "ria", "pruner-zero"}
+    assert 1 <= len(document["finalists"]) <= 3
+    assert document["finalists"][0]["candidate"] == best["candidate"]
+    assert document["candidates"] == CANDIDATES
+    assert document["seconds"] > 0
+    assert document["heldout_readings"] == 1
+
+
+def test_one_seed_gives_one_study(run, tmp_path):
+    first, second = run("a.db", seed=3), run("b.db", seed=3)
+    assert rows_of(tmp_path / "a.db") == rows_of(tmp_path / "b.db")
+    assert first.closing == second.closing
+    other = run("c.db", seed=4)
+    assert rows_of(tmp_path / "c.db")[0] != rows_of(tmp_path / "a.db")[0]
+    # Held-out windows are the same for all seeds; the model and hence its loss too.
+    assert other.closing.dense.loss == first.closing.dense.loss
+
+
+class Killed(BaseException):
+    """What no handler expects."""
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_stopped_search_goes_on_as_if_nothing_had_happened(run, tmp_path, monkeypatch, seed):
+    """Stops before or after one of the writes, many times."""
+    run("whole.db")
+    moments = random.Random(seed)
+    writes = {name: getattr(Study, name) for name in
+              ("add_candidate", "add_duplicate", "add_measurement", "add_event")}  # fmt: skip
+    left = 0
+
+    def fragile(name):
+        def write(self, *args, **options):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Killed
+            result = writes[name](self, *args, **options)
+            if left == -1:
+                raise Killed
+            return result
+
+        return write
+
+    for name in writes:
+        monkeypatch.setattr(Study, name, fragile(name))
+    stops = 0
+    for _ in range(30):
+        left = moments.choice([1, 2, 3, 5, 8, 13]) if stops < 8 else 10**9
+        try:
+            run("parts.db")
+            break
+        except Killed:
+            stops += 1
+    assert stops == 8
+    assert rows_of(tmp_path / "parts.db") == rows_of(tmp_path / "whole.db")
+
+
+def test_more_candidates_go_on_where_it_ended(run, tmp_path):
+    run("parts.db", candidates=7)
+    run("parts.db", candidates=20)
+    run("parts.db", candidates=20)
+    result = run("parts.db")
+    assert result.heldout_readings == 4
+    whole = run("whole.db")
+    parts, once = rows_of(tmp_path / "parts.db"), rows_of(tmp_path / "whole.db")
+    assert parts[0] == once[0]
+    assert parts[2:] == once[2:]
+    assert result.closing.winner == whole.closing.winner
+    fewer = run("parts.db", candidates=3)
+    assert fewer.candidates == CANDIDATES
+
+
+def test_a_study_of_other_settings_is_refused(run, tmp_path):
+    run(candidates=2)
+    before = rows_of(tmp_path / "s.db")
+    with pytest.raises(InputError, match="seed 0 there, 1 here"):
+        run(candidates=3, seed=1)
+    with pytest.raises(InputError, match='pattern "50%" there, "2:4" here'):
+        run(candidates=3, pattern="2:4")
+    with pytest.raises(InputError, match="guesses"):
+        run(candidates=3, guesses=())
+    with pytest.raises(InputError, match='preset "default" there, "paper" here'):
+        run(candidates=3, preset="paper", guesses=(GUESS,)[:0])
+    assert rows_of(tmp_path / "s.db") == before
+
+
+def test_a_time_budget_ends_the_search(model_directory, text, tmp_path, monkeypatch):
+    clock = iter(range(0, 10**6, 4))
+    monkeypatch.setattr(module, "time", type("Clock", (), {"perf_counter": lambda: next(clock)}))
+    options = {"calibration": text, "samples": 4, "sequence_length": 32, "study": tmp_path / "s.db"}
+    first = search(model_directory, "50%", budget=Budget(50, None), **options)
+    assert 2 < first.candidates < 12
+    # Each invocation has its own time.
+    second = search(model_directory, "50%", budget=Budget(50, None), **options)
+    assert second.candidates > first.candidates + 2
+
+
+def test_the_published_search(run, tmp_path):
+    result = run(candidates=56, preset="paper", guesses=())
+    candidates, measurements, costs, _ = rows_of(tmp_path / "s.db")
+    assert len(candidates) == 56
+    assert costs == []
+    assert {row.origin for row in candidates} <= {"random", "crossover"}
+    evaluated = [row for row in candidates if row.status == "evaluated"]
+    assert all(row.fitness > 1 for row in evaluated)
+    assert len({row[4] for row in measurements if row[0] == "fitness"}) == 1  # fixed windows
+    assert result.closing.best.recipe.terminals <= {"W", "G", "X"}
+    again = run("again.db", candidates=56, preset="paper", guesses=())
+    assert rows_of(tmp_path / "again.db") == rows_of(tmp_path / "s.db")
+    assert again.closing == result.closing
+
+
+def test_the_published_search_takes_no_guesses(run, tmp_path):
+    with pytest.raises(InputError, match="paper"):
+        run(preset="paper")
+    assert not list(tmp_path.glob("s.*"))
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "1:4"])
+def test_structured_patterns(run, tmp_path, pattern):
+    result = run(pattern=pattern)
+    candidates, _, costs, _ = rows_of(tmp_path / "s.db")
+    assert len(candidates) == CANDIDATES
+    assert costs == []
+    assert result.closing.wanda_reallocated is None
+    assert all(row.recipe["allocation"] == {"name": "uniform"} for row in candidates)
+
+
+def test_a_raising_operator_fails_its_candidates_alone(run, tmp_path, monkeypatch):
+    def raising(_):
+        raise RuntimeError("out of paper")
+
+    broken = dataclasses.replace(OPERATORS["tanh"], kernel=raising)
+    monkeypatch.setitem(OPERATORS, "tanh", broken)
+    guesses = ("W * tanh(A)", "mms(W - W) * A", "W * A ** 0.8")
+    result = run(guesses=guesses)
+    assert result.candidates == CANDIDATES
+    rows = {row.expression: row for row in rows_of(tmp_path / "s.db")[0]}
+    assert rows[guesses[0]].status in {"failed", "rejected"}
+    assert rows[guesses[0]].reason == "RuntimeError: out of paper"
+    assert rows[guesses[1]].status in {"failed", "rejected"}
+    assert "not finite" in rows[guesses[1]].reason
+    assert rows[guesses[2]].status == "evaluated"
+
+
+def test_a_pattern_that_does_not_fit_the_model(run, tmp_path):
+    with pytest.raises(InputError, match="width"):
+        run(pattern="3:5")
+    assert not list(tmp_path.glob("s.*"))
+
+
+DRIVER = """
+import sys
+from prunerzero.evolution.runner import search
+from prunerzero.evolution.settings import Budget
+
+search(sys.argv[1], "50%", study=sys.argv[3], budget=Budget(None, int(sys.argv[4])),
+       calibration=sys.argv[2], samples=4, sequence_length=32)
+"""
+
+
+def kill_once(arguments, study, rows, delay):
+    """Starts a search and kills it once the study has a number of rows more, or it ends."""
+    start = count(study)
+    with subprocess.Popen([sys.executable, "-c", DRIVER, *arguments]) as process:
+        while process.poll() is None and count(study) < start + rows:
+            time.sleep(0.01)
+        time.sleep(delay)
+        process.kill()
+        process.wait()
+
+
+def count(path):
+    if not Path(path).exists():
+        return 0
+    with Study.open(path) as study:
+        return sum(study.counts().values())
+
+
+@pytest.mark.parametrize(
+    ("kills", "candidates"), [(2, 24), pytest.param(12, 80, marks=pytest.mark.slow)]
+)
+def test_killing_at_any_moment_loses_nothing(
+    model_directory, text, tmp_path, kills, candidates
+):
+    moments = random.Random(kills)
+    study = tmp_path / "killed.db"
+    arguments = (model_directory, text, str(study), str(candidates))
+    for _ in range(kills):
+        rows = moments.randint(1, 2 * candidates // kills)
+        kill_once(arguments, study, rows, moments.uniform(0, 0.1))
+        with Study.open(study) as opened:
+            assert opened.check() == []
+    options = {
+        "budget": Budget(None, candidates),
+        "calibration": text,
+        "samples": 4,
+        "sequence_length": 32,
+    }
+    finished = search(model_directory, "50%", study=study, **options)
+    whole = search(model_directory, "50%", study=tmp_path / "whole.db", **options)
+    assert rows_of(study) == rows_of(tmp_path / "whole.db")
+    assert finished.closing == whole.closing
