@@ -45,6 +45,8 @@ class Comparison:
         return TextLoss((1.0, 1.1, 1.2, 1.3), 28)
 
     def measure(self, name, recipe, pattern, cut, *, remember=False):
+        assert remember is (cut.split is Split.VALIDATION)
+        name = name.split(", ")[-1]  # progress names the purpose before
         self.measured.append((name, cut.split))
         loss = self.given.get(name, 2.0 + len(recipe.expression) / 100)
         return SimpleNamespace(loss=TextLoss((loss, loss + 0.1, loss + 0.2, loss + 0.3), 28))
@@ -176,9 +178,9 @@ def test_an_interrupted_closing_goes_on(study):
 
 
 def test_splits_are_kept_apart(study):
-    with pytest.raises(InputError, match="for held-out, not for validation"):
+    with pytest.raises(InputError, match="for heldout, not for validation"):
         Closer(study, Comparison(), HALF, HELDOUT, HELDOUT)
-    with pytest.raises(InputError, match="not for held-out"):
+    with pytest.raises(InputError, match="not for heldout"):
         Closer(study, Comparison(), HALF, VALIDATION, windows(Split.SELECTION, 3))
 
 
@@ -192,7 +194,7 @@ def test_finalists_are_of_distinct_mask_families(bench):
         individual(5, "W * sqrt(F)", -0.10),
         individual(6, "W", -0.05),
     ]
-    chosen = choose_finalists(individuals, individuals[0].recipe, masker)
+    chosen = choose_finalists(individuals, individuals[0], masker)
     assert [finalist.id for finalist in chosen] == [1, 4, 5]
     masks = [masker.probe_masks(finalist.recipe) for finalist in chosen]
     for n, one in enumerate(masks):
@@ -202,9 +204,9 @@ def test_finalists_are_of_distinct_mask_families(bench):
 
 def test_the_incumbent_comes_first_whatever_others_were_lucky_to_get(bench):
     individuals = [individual(1, "W * F", -0.5), individual(2, "W * A", -0.3)]
-    chosen = choose_finalists(individuals, individuals[1].recipe, bench().masker)
+    chosen = choose_finalists(individuals, individuals[1], bench().masker)
     assert [finalist.id for finalist in chosen] == [2, 1]
-    assert choose_finalists(individuals, None, bench().masker, count=1) == individuals[:1]
+    assert choose_finalists(individuals, individuals[0], bench().masker, count=1) == individuals[:1]
 
 
 def test_agreement_is_the_share_of_equal_entries():

@@ -9,9 +9,9 @@ from prunerzero.metric.expression import Call, Constant, Leaf
 from prunerzero.metric.operators import OPERATORS
 
 SEEDS = st.integers(0, 2**32)
-PAPER_OPERATORS = set(
-    "add sub mul div sqr pow neg abs sqrt log exp tanh skp mms zsn".split()  # design 3.1
-)
+# Design 3.1.
+PAPER_OPERATORS = {"add", "sub", "mul", "div", "sqr", "pow", "neg", "abs", "sqrt", "log", "exp",
+                   "tanh", "skp", "mms", "zsn"}  # fmt: skip
 
 
 def leaf_depths(node, depth=0):

@@ -1,8 +1,11 @@
+import math
+
 import pytest
 import torch
 
 from prunerzero.evaluation import divergence
 from prunerzero.evaluation.divergence import DenseReference
+from prunerzero.evolution import guidance
 from prunerzero.evolution.guidance import BAND, marginal_costs
 from prunerzero.pruning.allocation import DepthKindAllocation
 from prunerzero.recipe import Recipe
@@ -112,9 +115,7 @@ def test_extreme_sparsities_have_a_band_too(bench, pattern):
 def test_costs_of_batches_add_up(tools, monkeypatch):
     whole = marginal_costs(tools.masker, WANDA, tools.reference)
     tools.masker.restore()
-    monkeypatch.setattr(
-        "prunerzero.evaluation.divergence.batches", lambda tokens: tokens.split(3)
-    )
+    monkeypatch.setattr("prunerzero.evaluation.divergence.batches", lambda tokens: tokens.split(3))
     monkeypatch.setattr("prunerzero.evaluation.batches.batches", lambda tokens: tokens.split(3))
     parted = DenseReference(tools.model, tools.tokens, tools.compute)
     assert [len(batch.tokens) for batch in parted.batches] == [3, 1]
@@ -124,3 +125,18 @@ def test_costs_of_batches_add_up(tools, monkeypatch):
         assert found[name] == pytest.approx(cost, rel=1e-3, abs=1e-4 * largest)
 
 
+def test_an_overflow_says_nothing_rather_than_spoiling_all(tools, monkeypatch):
+    honest = guidance._gradients
+
+    def overflowing(*args):
+        found = honest(*args)
+        spoilt, *_ = found
+        found[spoilt][:] = math.inf
+        return found
+
+    whole = marginal_costs(tools.masker, WANDA, tools.reference)
+    monkeypatch.setattr(guidance, "_gradients", overflowing)
+    costs = marginal_costs(tools.masker, WANDA, tools.reference)
+    spoilt, *others = whole
+    assert costs[spoilt] == 0.0
+    assert {name: costs[name] for name in others} == {name: whole[name] for name in others}

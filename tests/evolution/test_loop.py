@@ -88,8 +88,7 @@ def test_a_row_for_each_candidate(make, study):
 
 
 def test_equivalents_are_never_measured_twice(make, study):
-    # The second and third have the first's key. The fourth has a key of its own (`rown` divides
-    # each row by a number, but that is for floats to show) and the first's masks.
+    # All but the last give the first's masks: most have its key too, W * sqrt(X) has not.
     loop = make("W * A", "2 * W * A", "W * A + 3", "W * A ** 1.0", "W * sqrt(X)", "W")
     loop.advance()
     row = loop.advance()
@@ -140,7 +139,9 @@ def test_unusable_scores_are_rejected_once_with_the_reason(make, study):
         (UnusableScores("no good"), "failed", "no good"),
     ],
 )
-def test_a_raising_measurement_is_recorded_and_the_search_goes_on(make, study, error, status, reason):
+def test_a_raising_measurement_is_recorded_and_the_search_goes_on(
+    make, study, error, status, reason
+):
     judge = Lengths()
     loop = make("W * A", "F", "W", judge=judge)
     loop.advance()

@@ -293,9 +293,7 @@ def count(path):
 @pytest.mark.parametrize(
     ("kills", "candidates"), [(2, 24), pytest.param(12, 80, marks=pytest.mark.slow)]
 )
-def test_killing_at_any_moment_loses_nothing(
-    model_directory, text, tmp_path, kills, candidates
-):
+def test_killing_at_any_moment_loses_nothing(model_directory, text, tmp_path, kills, candidates):
     moments = random.Random(kills)
     study = tmp_path / "killed.db"
     arguments = (model_directory, text, str(study), str(candidates))

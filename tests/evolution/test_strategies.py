@@ -4,6 +4,7 @@ import pytest
 
 from prunerzero import zoo
 from prunerzero.evolution.population import Individual
+from prunerzero.evolution.settings import PAPER_ITERATIONS, PAPER_POPULATION
 from prunerzero.evolution.strategies import SEEDS, DefaultStrategy, Outcome, PaperStrategy
 from prunerzero.metric import Metric
 from prunerzero.pruning.allocation import MatrixShape, UniformAllocation
@@ -38,9 +39,7 @@ def drive(strategy, steps, fitness=fitness_of):
             strategy.tell(known[key], Outcome.KNOWN)
         else:
             size = sum(metric.size for metric in proposal.recipe.formulas.values())
-            individual = Individual(
-                len(known) + 1, proposal.recipe, fitness(proposal.recipe), size
-            )
+            individual = Individual(len(known) + 1, proposal.recipe, fitness(proposal.recipe), size)
             known[key] = individual
             wins = best is None or individual.fitness < best.fitness
             best = individual if wins else best
@@ -73,7 +72,7 @@ def test_every_proposal_can_rank(make):
 
 
 def test_the_papers_numbers():
-    assert (PaperStrategy.POPULATION, PaperStrategy.ITERATIONS) == (50, 300)
+    assert (PAPER_POPULATION, PAPER_ITERATIONS) == (50, 300)
     assert (PaperStrategy.PARENTS, PaperStrategy.MUTATION_PROBABILITY) == (10, 0.5)
 
 
@@ -151,7 +150,7 @@ def test_children_are_judged_under_the_best_allocation_known():
     ]
     assert len(formulas) > 100
     inherited = [p.recipe.allocation == best.recipe.allocation for p, best in formulas]
-    assert 0.75 < sum(inherited) / len(inherited)
+    assert sum(inherited) / len(inherited) > 0.75
     for proposal, best in formulas:
         others = [ids[number].recipe.allocation for number in proposal.parents]
         assert proposal.recipe.allocation in [best.recipe.allocation, *others]

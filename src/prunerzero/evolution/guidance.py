@@ -8,6 +8,7 @@ at once. An evolution strategy needs tens of evaluations for what this tells for
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import torch
@@ -44,8 +45,9 @@ def marginal_costs(masker: Masker, recipe: Recipe, reference: DenseReference) ->
         denser = masker.mask(recipe, matrix, max(sparsity - BAND, LIMITS[0]))
         band = denser & ~sparser
         weight = masker.dense.weights[matrix.name].float()
-        change = -(gradients[matrix.name] * weight)[band].sum()
-        costs[matrix.name] = float(change) / max(1, int(band.sum()))
+        change = float(-(gradients[matrix.name] * weight)[band].sum())
+        # A gradient that overflowed tells nothing of its matrix, and must not spoil the mean.
+        costs[matrix.name] = change / max(1, int(band.sum())) if math.isfinite(change) else 0.0
     return costs
 
 

@@ -324,7 +324,7 @@ def _status(
             return None
         if isinstance(judge, PerplexityJudge):
             return 1 - best.fitness / other
-        return -math.expm1(best.fitness - other)
+        return 1 - math.exp(best.fitness - other)
 
     return Status(
         candidates=rows,
