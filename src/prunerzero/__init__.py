@@ -5,8 +5,9 @@ The names below are imported when first used, so that ``import prunerzero`` does
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from prunerzero.lazy import attributes_on_demand
 
 if TYPE_CHECKING:
     from prunerzero.errors import InputError
@@ -33,25 +34,20 @@ __all__ = [
     "search",
 ]
 
-_HOMES = {
-    "InputError": "prunerzero.errors",
-    "Metric": "prunerzero.metric",
-    "Pattern": "prunerzero.pruning.pattern",
-    "Recipe": "prunerzero.recipe",
-    "Study": "prunerzero.study",
-    "evaluate": "prunerzero.evaluation",
-    "load_model": "prunerzero.models",
-    "prune": "prunerzero.pruning.pruner",
-    "search": "prunerzero.evolution",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+__getattr__ = attributes_on_demand(
+    __name__,
+    {
+        "InputError": "errors",
+        "Metric": "metric",
+        "Pattern": "pruning.pattern",
+        "Recipe": "recipe",
+        "Study": "study",
+        "evaluate": "evaluation",
+        "load_model": "models",
+        "prune": "pruning.pruner",
+        "search": "evolution",
+    },
+)
 
 
 def __dir__() -> list[str]:

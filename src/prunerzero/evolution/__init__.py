@@ -6,8 +6,9 @@ torch.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from prunerzero.lazy import attributes_on_demand
 
 if TYPE_CHECKING:
     from prunerzero.evolution.runner import SearchResult, Status
@@ -15,17 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Budget", "SearchResult", "Status", "search"]
 
-_HOMES = {
-    "Budget": "settings",
-    "SearchResult": "runner",
-    "Status": "runner",
-    "search": "runner",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = attributes_on_demand(
+    __name__,
+    {
+        "Budget": "settings",
+        "SearchResult": "runner",
+        "Status": "runner",
+        "search": "runner",
+    },
+)

@@ -5,8 +5,9 @@ The names below are imported when first used, so that `prunerzero.models.names` 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from prunerzero.lazy import attributes_on_demand
 
 if TYPE_CHECKING:
     from prunerzero.models.blocks import Block, Matrix, find_blocks, prunable_matrices
@@ -23,20 +24,15 @@ __all__ = [
     "prunable_matrices",
 ]
 
-_HOMES = {
-    "Block": "blocks",
-    "Compute": "compute",
-    "Matrix": "blocks",
-    "compute_for": "compute",
-    "find_blocks": "blocks",
-    "load_model": "loading",
-    "prunable_matrices": "blocks",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = attributes_on_demand(
+    __name__,
+    {
+        "Block": "blocks",
+        "Compute": "compute",
+        "Matrix": "blocks",
+        "compute_for": "compute",
+        "find_blocks": "blocks",
+        "load_model": "loading",
+        "prunable_matrices": "blocks",
+    },
+)
