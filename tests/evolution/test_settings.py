@@ -28,11 +28,13 @@ def test_bad_numbers_of_candidates(candidates):
 
 def test_the_first_limit_reached_ends_the_search():
     both = Budget.parse("10s", 5)
-    assert not both.spent(9.9, 4)
-    assert both.spent(10.0, 0)
-    assert both.spent(0.0, 5)
-    assert not Budget.parse(None, 5).spent(1e9, 4)
-    assert not Budget.parse("1s").spent(0.5, 10**9)
+    assert not both.spent(9.9, 4, 0)
+    assert both.spent(10.0, 0, 0)
+    assert both.spent(0.0, 5, 0)
+    assert not Budget.parse(None, 5).spent(1e9, 4, 0)
+    assert not Budget.parse("1s").spent(0.5, 10**9, 0)
+    assert Budget(proposals=7).spent(0.0, 0, 7)
+    assert not Budget(proposals=7).spent(1e9, 6, 6)
     assert str(both) == "10 s or 5 candidates"
 
 

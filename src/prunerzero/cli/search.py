@@ -48,7 +48,7 @@ def command(
     ] = None,
     preset: Annotated[
         Literal["default", "paper"],
-        typer.Option("--preset", help="paper: the search as published (350 candidates)."),
+        typer.Option("--preset", help="paper: the search as published, 350 proposals."),
     ] = "default",
     guess: Annotated[
         list[str] | None,
@@ -73,14 +73,12 @@ def command(
 
     parsed = Pattern.parse(pattern)
     guesses = [Recipe.from_text(text) for text in guess or ()]
+    limits = Budget.parse(budget, candidates)
     if budget is None and candidates is None:
-        if preset == "paper":
-            candidates = PAPER_POPULATION + PAPER_ITERATIONS
-        else:
-            budget = "10m"
+        published = Budget(proposals=PAPER_POPULATION + PAPER_ITERATIONS)
+        limits = published if preset == "paper" else Budget.parse("10m")
     if guesses and preset == "paper":
         raise InputError("--guess: the paper preset starts from random trees only")
-    limits = Budget.parse(budget, candidates)
     check_model_name(model)
     if seen_documents(model):
         raise InputError(f"model '{model}': is pruned already; search on the dense model")

@@ -75,6 +75,7 @@ class Loop:
         individuals: evaluated candidates by id.
         incumbent: the one to beat.
         duplicates: proposals that were avoided.
+        proposals: all that the strategy has made, the avoided ones too.
         uniform: fitness by formula, of its first candidate under uniform allocation.
     """
 
@@ -84,6 +85,7 @@ class Loop:
         self.individuals: dict[int, Individual] = {}
         self.incumbent: Individual | None = None
         self.duplicates = 0
+        self.proposals = 0
         self.uniform: dict[str, float] = {}
         self._study = study
         self._strategy = strategy
@@ -95,7 +97,6 @@ class Loop:
         self._by_key: dict[str, Individual] = {}
         self._by_fingerprint: dict[str, Individual] = {}
         self._refused: set[str] = set()
-        self._step = 0
         self._skipped = 0
 
     def replay(self) -> None:
@@ -115,7 +116,7 @@ class Loop:
         """
         for _ in range(MOST_DUPLICATES):
             proposal = self._strategy.ask()
-            self._step += 1
+            self.proposals += 1
             key = proposal.recipe.key(self._pattern)
             if self._is_known(key):
                 continue
@@ -164,7 +165,7 @@ class Loop:
             fingerprint = self._masker.fingerprint(recipe)
             twin = self._by_fingerprint.get(fingerprint)
             if twin is not None:
-                self._study.add_duplicate(key, twin.id, self._step)
+                self._study.add_duplicate(key, twin.id, self.proposals)
                 self._aliases[key] = twin.id
                 self._is_known(key)
                 return None
@@ -177,7 +178,7 @@ class Loop:
             # No candidate can bring down the search: an operator of the user's may raise.
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         row = Candidate(
-            step=self._step,
+            step=self.proposals,
             key=key,
             status=status,
             recipe=recipe.to_json(),

@@ -212,7 +212,7 @@ def search(
             finalists
         )
         best = _with_provenance(closing, settings, store, texts)
-        recipe_path = store.path.with_suffix(".best.json")
+        recipe_path = store.path.with_name(store.path.name.removesuffix(".db") + ".best.json")
         best.save(recipe_path)
         clock.lap("closing")
         front = [
@@ -301,7 +301,7 @@ def _run(loop: Loop, store: Study, judge: Judge, budget: Budget, observe: Observ
     before = sum(store.counts().values())
     rows = before
     store.add_event("session-start", {"budget": str(budget), "candidates": before})
-    while not budget.spent(time.perf_counter() - began, rows):
+    while not budget.spent(time.perf_counter() - began, rows, loop.proposals):
         try:
             loop.advance()
         except Exhausted:

@@ -12,7 +12,7 @@ from prunerzero.errors import InputError
 
 Preset = Literal["default", "paper"]
 
-# The paper's population and iterations, one candidate each.
+# The paper's population and iterations, one proposal each.
 PAPER_POPULATION = 50
 PAPER_ITERATIONS = 300
 
@@ -26,10 +26,13 @@ class Budget:
     Attributes:
         seconds: search time of this invocation, without statistics and closing measurements.
         candidates: rows of the whole study.
+        proposals: candidates and avoided duplicates of the whole study, which is what the
+            published algorithm counts.
     """
 
     seconds: float | None = None
     candidates: int | None = None
+    proposals: int | None = None
 
     @classmethod
     def parse(cls, time: str | None, candidates: int | None = None) -> Budget:
@@ -48,16 +51,20 @@ class Budget:
             raise InputError(f"budget '{time}': give a time such as 90s, 10m or 2h")
         return cls(seconds, candidates)
 
-    def spent(self, seconds: float, candidates: int) -> bool:
+    def spent(self, seconds: float, candidates: int, proposals: int) -> bool:
         """Whether a search that took so long and made so many candidates is over."""
-        return (self.seconds is not None and seconds >= self.seconds) or (
-            self.candidates is not None and candidates >= self.candidates
+        limits = (
+            (self.seconds, seconds),
+            (self.candidates, candidates),
+            (self.proposals, proposals),
         )
+        return any(limit is not None and used >= limit for limit, used in limits)
 
     def __str__(self) -> str:
         parts = [
             f"{self.seconds:g} s" if self.seconds is not None else "",
             f"{self.candidates} candidates" if self.candidates is not None else "",
+            f"{self.proposals} proposals" if self.proposals is not None else "",
         ]
         return " or ".join(part for part in parts if part)
 
