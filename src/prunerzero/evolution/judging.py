@@ -176,9 +176,9 @@ class IncumbentJudge(Judge):
         return Verdict(fitness, wins, tuple(measurements))
 
     def fresh_reference(self, index: int) -> DenseReference:
-        """The dense model's predictions on windows for gradients, which no rung ever uses."""
+        """The dense model's predictions on windows for gradients, apart from those of the rungs."""
         self._masker.restore()
-        # Draws of the rungs and of the gradients alternate, so they share no window.
+        # Draws of the rungs and of the gradients alternate, so they share no window of an epoch.
         windows = self._sampler.draw(2 * index + 1, self._plan.challenge)
         tokens = windows.tokens[: self._plan.screening]
         return DenseReference(self._masker.model, tokens, self._compute)
