@@ -8,12 +8,13 @@ from pydantic import ValidationError
 
 from prunerzero.errors import InputError
 from prunerzero.metric import Metric
-from prunerzero.pruning.allocation import DepthKindAllocation
+from prunerzero.pruning.allocation import CurvesAllocation
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.recipe import Recipe
 
 HALF = Pattern.parse("50%")
 TWO_OF_FOUR = Pattern.parse("2:4")
+CURVES = CurvesAllocation(curves={"q_proj": (0.0, 0.1)})
 
 
 def recipe(metric: object = "W * A", **fields: object) -> Recipe:
@@ -24,7 +25,7 @@ FULL = {
     "name": "found",
     "metric": {"attention": "W * A", "mlp": "W * F + W", "q_proj": "W * W"},
     "group": "matrix",
-    "allocation": {"name": "depth-kind", "kinds": {"q_proj": 0.1}, "quadratic": 0.05},
+    "allocation": {"name": "curves", "curves": {"q_proj": [0.1], "up_proj": [-0.05, 0.0, 0.2]}},
     "source": "a study",
     "note": "two formulas",
     "provenance": {"seed": 1, "texts": ["wikipedia"]},
@@ -62,8 +63,9 @@ def test_bare_metric_has_defaults() -> None:
         ({"metric": "W", "grop": "row"}, "unknown key 'grop'; known are name, metric, group"),
         ({"metric": "W", "group": "column"}, "group: "),
         ({"metric": "W", "update": "magic"}, "update: "),
-        ({"metric": "W", "allocation": {"name": "depth-kind", "linar": 1}}, "linar"),
-        ({"metric": "W", "allocation": {"name": "depth-kind", "linear": "steep"}}, "linear"),
+        ({"metric": "W", "allocation": {"name": "curves", "curvs": {}}}, "allocation.curves"),
+        ({"metric": "W", "allocation": {"name": "uniform", "linar": 1}}, "linar"),
+        ({"metric": "W", "allocation": {"name": "curves", "curves": {"mlp": ["steep"]}}}, "mlp"),
         ({"metric": "W", "allocation": {"name": "magic"}}, "allocation"),
         ({"metric": "W", "note": "x" * 5000}, "note: "),
         ([], "must be an object"),
@@ -161,20 +163,19 @@ class TestKey:
         assert recipe("W * F").key(HALF) != key
 
     def test_what_prunes_differently_has_another(self) -> None:
-        allocation = DepthKindAllocation(linear=0.1)
         keys = {
             recipe().key(HALF),
             recipe().key(Pattern.parse("60%")),
             recipe().key(TWO_OF_FOUR),
             recipe(group="matrix").key(HALF),
             recipe(group="model").key(HALF),
-            recipe(allocation=allocation).key(HALF),
+            recipe(allocation=CURVES).key(HALF),
             recipe({"attention": "W * A", "mlp": "W"}).key(HALF),
         }
         assert len(keys) == 7
 
     def test_n_m_ignores_group_and_allocation(self) -> None:
-        other = recipe(group="matrix", allocation=DepthKindAllocation(linear=0.1))
+        other = recipe(group="matrix", allocation=CURVES)
         assert other.key(TWO_OF_FOUR) == recipe().key(TWO_OF_FOUR)
 
     def test_one_formula_for_both_families_is_one_formula(self) -> None:

@@ -101,6 +101,33 @@ def test_structured_and_published(arguments, tmp_path, succeed):
     assert paper["candidates"] == 4
 
 
+def test_what_the_default_search_is_compared_with(arguments, tmp_path, succeed):
+    for preset, origins in {"random": {"zoo", "random"}, "evopress": {"zoo", "swap"}}.items():
+        study = tmp_path / f"{preset}.db"
+        found = succeed(*arguments, "--study", study, "--preset", preset,
+                        "--candidates", 5, "--json")  # fmt: skip
+        assert found["candidates"] == 5
+        with Study.open(study) as opened:
+            assert {row.origin for row in opened.candidates()} == origins
+            assert opened.settings["preset"] == preset
+
+
+def test_one_formula(arguments, tmp_path, succeed):
+    guess = tmp_path / "guess.json"
+    document = {"metric": {"attention": "W * A", "mlp": "W"},
+                "allocation": {"name": "curves", "curves": {"q_proj": [0.1]}}}  # fmt: skip
+    Recipe.from_json(document).save(guess)
+    found = succeed(
+        *arguments, "--genome", "formula", "--guess", guess, "--candidates", 9, "--json"
+    )
+    assert found["best"]["allocation"] == {"name": "uniform"}
+    assert found["wanda_under_found_allocation"] is None
+    with Study.open(tmp_path / "s.db") as opened:
+        rows = opened.candidates()
+        assert all(isinstance(row.recipe["metric"], str) for row in rows)
+        assert opened.settings["genome"] == "formula"
+
+
 def test_more_candidates_and_other_settings(arguments, text, tmp_path, succeed, refuse):
     assert succeed(*arguments, "--candidates", 2, "--json")["candidates"] == 2
     assert succeed(*arguments, "--candidates", 4, "--json")["candidates"] == 4
@@ -204,7 +231,12 @@ WRONG = {
     "misspelt guess": (["--guess", "wnada"], "did you mean 'wanda'"),
     "bad guess": (["--guess", "W * sqrrt(X)"], "unknown operator 'sqrrt'"),
     "missing guess": (["--guess", "none.json"], "none.json: cannot be read"),
-    "guess for paper": (["--guess", "W", "--preset", "paper"], "paper preset"),
+    "guess for paper": (["--guess", "W", "--preset", "paper"], "preset 'paper': has starting"),
+    "guess for random": (["--guess", "W", "--preset", "random"], "so it takes no guess"),
+    "formula for paper": (["--genome", "formula", "--preset", "paper"], "formulas anyway"),
+    "formula for evopress": (["--genome", "formula", "--preset", "evopress"], "allocations alone"),
+    "evopress under N:M": (["--preset", "evopress", "--pattern", "2:4"], "leaves no allocation"),
+    "unknown genome": (["--genome", "tree"], "tree"),
     "model group": (["--guess", "{texts}/model.json"], "group 'model'"),
     "half a guess": (["--guess", "{texts}/half.json"], "no formula for"),
     "allocation under N:M": (["--guess", "{texts}/deep.json", "--pattern", "2:4"], "2:4 fixes"),
@@ -219,7 +251,7 @@ def guesses(texts):
     """Recipes that no search can start from."""
     Recipe.from_json({"metric": "W", "group": "model"}).save(texts / "model.json")
     Recipe.from_json({"metric": {"mlp": "W"}}).save(texts / "half.json")
-    deep = {"metric": "W", "allocation": {"name": "depth-kind", "linear": 0.1}}
+    deep = {"metric": "W", "allocation": {"name": "curves", "curves": {"q_proj": [0.0, 0.1]}}}
     Recipe.from_json(deep).save(texts / "deep.json")
 
 

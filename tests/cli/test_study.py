@@ -53,6 +53,64 @@ def test_show_as_text(path, capsys):
     assert float(rows["held-out perplexity: dense"]) == pytest.approx(20)
 
 
+@pytest.fixture
+def climbed(tmp_path):
+    """A study in which rung 0 threw away the best candidate."""
+    path = tmp_path / "ladder.db"
+
+    def reading(rung, ratio, **notes):
+        data = {"kl": [0.5] * 8, "log_ratio": ratio, "standard_error": 0.01, **notes}
+        return Measurement(purpose="fitness", windows="w", tokens=8, loss=3.0, rung=rung, data=data)
+
+    climbs = [
+        (0.0, [Measurement(purpose="fitness", windows="w", tokens=8, loss=3.0)]),
+        (0.2, [reading(0, 0.2, slack=0.0)]),
+        (-0.3, [reading(0, 0.1, slack=0.0), reading(1, -0.3, audit=True)]),
+        (0.1, [reading(0, 0.0, slack=0.5), reading(1, 0.4)]),
+    ]
+    with Study.create(path, {}) as study:
+        for step, (fitness, measurements) in enumerate(climbs):
+            candidate = Candidate(
+                step=step,
+                key=str(step),
+                status="evaluated",
+                recipe={},
+                expression="W",
+                size=1,
+                origin="zoo",
+                fitness=fitness,
+            )
+            study.add_candidate(candidate, measurements)
+    return path
+
+
+def test_show_the_ladder(climbed, capsys):
+    assert main(["study", str(climbed), "--json"]) == 0
+    ladder = json.loads(capsys.readouterr().out)["ladder"]
+    counts = ("proposals", "duplicates", "screened", "promoted", "audited", "confirmed", "won")
+    assert [ladder[name] for name in counts] == [4, 0, 4, 1, 1, 0, 1]
+    assert ladder["agreement"] == [{"rungs": [0, 1], "tau": -1.0, "readings": 2, "audits": 1}]
+    assert ladder["top_lost"] == 1.0
+    assert ladder["slack"] == 0.5
+
+
+def test_show_the_ladder_as_text(climbed, path, capsys):
+    assert main(["study", str(climbed)]) == 0
+    rows = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    rows = {name: cell.strip() for name, cell in rows.items()}
+    assert [rows[f"{name} rung 1"] for name in ("promoted to", "audited on")] == ["1", "1"]
+    assert "promoted to rung 2" not in rows
+    assert rows["won"] == "1"
+    agreement = "tau -1.00 (2 candidates on both, 1 of them audits)"
+    assert rows["agreement of rungs 0 and 1"] == agreement
+    assert rows["top 10 that rung 0 would lose"] == "100%"
+    assert rows["slack of rung 0"] == "0.5 standard errors"
+    assert main(["study", str(path)]) == 0  # without a ladder
+    out = capsys.readouterr().out
+    assert "measured on rung 0" in out
+    assert "slack" not in out
+
+
 def test_show_of_an_empty_study(tmp_path, capsys):
     Study.create(tmp_path / "e.db", {}).close()
     assert main(["study", str(tmp_path / "e.db"), "--json"]) == 0

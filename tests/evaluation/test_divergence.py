@@ -5,6 +5,7 @@ from tiny_models import VOCABULARY, make_model, make_tokens
 
 from prunerzero.data.windows import Windows
 from prunerzero.evaluation import batches, divergence
+from prunerzero.evaluation.batches import log_normaliser, target_losses
 from prunerzero.evaluation.divergence import DenseReference
 from prunerzero.evaluation.perplexity import measure_loss
 from prunerzero.models.compute import compute_for
@@ -26,8 +27,8 @@ def full_kl(dense, model, tokens):
     return (p.exp() * (p - q)).sum(-1).mean(1)
 
 
-def measure(dense, model, tokens, **options):
-    return DenseReference(dense, tokens, compute_for(dense, "float32")).measure(model, **options)
+def measure(dense, model, tokens):
+    return DenseReference(dense, tokens, compute_for(dense, "float32")).measure(model)
 
 
 @pytest.mark.parametrize("strength", [0.001, 0.02, 0.1])
@@ -87,3 +88,38 @@ def test_the_first_windows_of_a_reference(monkeypatch, windows):
     part, whole = reference.first(windows).measure(model), reference.measure(model)
     assert part.kl == pytest.approx(whole.kl[:windows], rel=1e-4)
     assert part.losses == pytest.approx(whole.losses[:windows], rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("cached", [1, 100, 1 << 19])
+def test_the_normaliser_is_the_logsumexp_in_float32(monkeypatch, dtype, cached):
+    monkeypatch.setattr(batches, "CACHED_LOGITS", cached)
+    generator = torch.Generator().manual_seed(0)
+    logits = (20 * torch.randn(3, 8, 50, generator=generator)).to(dtype)[:, :-1]
+    found = log_normaliser(logits)
+    torch.testing.assert_close(found, torch.logsumexp(logits.float(), -1), rtol=1e-6, atol=0)
+    targets = torch.zeros(3, 7, dtype=torch.int64)
+    expected = -torch.log_softmax(logits.float(), -1)[..., 0]
+    torch.testing.assert_close(target_losses(logits, found, targets), expected)
+
+
+def test_a_model_of_half_precision():
+    dense, tokens = make_model(dtype=torch.bfloat16), make_tokens(5)
+    compute = compute_for(dense, "bfloat16")
+    reference = DenseReference(dense, tokens, compute)
+    assert reference.measure(dense).kl == (0.0,) * 5
+    found = reference.measure(perturbed(0.05).to(torch.bfloat16))
+    assert found.mean_kl == pytest.approx(
+        measure(make_model(), perturbed(0.05), tokens).mean_kl, 0.1
+    )
+
+
+def test_memory_is_bounded(monkeypatch):
+    dense, model, tokens = make_model(), perturbed(0.05), make_tokens(5)
+    generous = DenseReference(dense, tokens, compute_for(dense, "float32"))
+    limit = 5000
+    monkeypatch.setattr(divergence, "MOST_BYTES", limit)
+    frugal = DenseReference(dense, tokens, compute_for(dense, "float32"))
+    kept = [tensor for batch in frugal.batches for tensor in (batch.top, batch.log_top)]
+    assert limit / 2 < sum(tensor.untyped_storage().nbytes() for tensor in kept) <= limit
+    assert 0 < frugal.measure(model).mean_kl < generous.measure(model).mean_kl

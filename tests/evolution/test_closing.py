@@ -1,3 +1,4 @@
+from operator import sub
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from prunerzero.evaluation.perplexity import TextLoss, paired_interval
 from prunerzero.evolution.closing import (
     FAMILY_AGREEMENT,
     UNDER_FOUND_ALLOCATION,
+    WITHIN_REACH,
     Closer,
     choose_finalists,
     closing_json,
@@ -23,7 +25,7 @@ from prunerzero.recipe import Recipe
 from prunerzero.study import Candidate, Measurement, Study
 
 HALF = Pattern.parse("50%")
-ALLOCATION = {"name": "depth-kind", "linear": 0.1}
+ALLOCATION = {"name": "curves", "curves": {"q_proj": [-0.1, 0.1]}}
 
 
 def windows(split, seed):
@@ -191,10 +193,10 @@ def test_finalists_are_of_distinct_mask_families(bench):
         individual(2, "W * A ** 1.001", -0.29),
         individual(3, "2 * W * A + W * 0", -0.28),
         individual(4, "W * F", -0.20),
-        individual(5, "W * sqrt(F)", -0.10),
-        individual(6, "W", -0.05),
+        individual(5, "W * sqrt(F)", -0.20),
+        individual(6, "W", -0.2),
     ]
-    chosen = choose_finalists(individuals, individuals[0], masker)
+    chosen = choose_finalists(individuals, individuals[0], masker, sub)
     assert [finalist.id for finalist in chosen] == [1, 4, 5]
     masks = [masker.probe_masks(finalist.recipe) for finalist in chosen]
     for n, one in enumerate(masks):
@@ -204,9 +206,16 @@ def test_finalists_are_of_distinct_mask_families(bench):
 
 def test_the_incumbent_comes_first_whatever_others_were_lucky_to_get(bench):
     individuals = [individual(1, "W * F", -0.5), individual(2, "W * A", -0.3)]
-    chosen = choose_finalists(individuals, individuals[1], bench().masker)
+    chosen = choose_finalists(individuals, individuals[1], bench().masker, sub)
     assert [finalist.id for finalist in chosen] == [2, 1]
-    assert choose_finalists(individuals, individuals[0], bench().masker, count=1) == individuals[:1]
+    one = choose_finalists(individuals, individuals[0], bench().masker, sub, count=1)
+    assert one == individuals[:1]
+
+
+def test_candidates_far_behind_are_no_finalists(bench):
+    individuals = [individual(1, "W * F", -0.5), individual(2, "W", -0.5 + 1.1 * WITHIN_REACH)]
+    masker = bench().masker
+    assert choose_finalists(individuals, individuals[0], masker, sub) == individuals[:1]
 
 
 def test_agreement_is_the_share_of_equal_entries():

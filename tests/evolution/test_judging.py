@@ -5,13 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny_models import make_tokenizer
+from tiny_models import make_text, make_tokenizer
 
 from prunerzero.data.sources import load_documents
 from prunerzero.data.splits import Split
-from prunerzero.data.windows import sample_windows
+from prunerzero.data.windows import WindowSampler, sample_windows
 from prunerzero.evaluation.perplexity import measure_loss
-from prunerzero.evolution.judging import IncumbentJudge, PerplexityJudge, RungPlan, log_ratio
+from prunerzero.evolution import judging, rungs
+from prunerzero.evolution.judging import IncumbentJudge, PerplexityJudge, RungPlan
 from prunerzero.pruning.pruner import UnusableScores
 from prunerzero.recipe import Recipe
 from prunerzero.study import Candidate, Measurement, Study
@@ -44,12 +45,23 @@ class Recorder:
     def __init__(self, sampler):
         self.sampler = sampler
         self.draws = {}
+        self.pages = []
 
     def draw(self, index, count):
         windows = self.sampler.draw(index, count)
         for part in range(1, count + 1):
             self.draws[windows.subset(0, part).hash] = (index, windows.tokens[:part])
+        self.pages.append(windows)
         return windows
+
+    def windows(self, hash):
+        """The tokens of the part of a draw that has a hash."""
+        for page in self.pages:
+            for start in (0, LADDER.challenge):
+                for stop in (LADDER.challenge, LADDER.page):
+                    if start < stop and (part := page.subset(start, stop)).hash == hash:
+                        return part.tokens
+        raise KeyError(hash)
 
 
 def judge_of(tools, sampler, plan=PLAN):
@@ -77,39 +89,6 @@ def timeless(verdict):
             for m in verdict.measurements
         ),
     )
-
-
-# log_ratio
-
-
-def test_standard_error_agrees_with_a_bootstrap():
-    random = np.random.default_rng(0)
-    for count in (16, 64, 400):
-        incumbent = random.gamma(4.0, 0.1, count)
-        candidate = incumbent * random.lognormal(-0.1, 0.2, count)
-        ratio, error = log_ratio(candidate.tolist(), incumbent.tolist())
-        assert ratio == pytest.approx(math.log(candidate.mean() / incumbent.mean()))
-        picks = random.integers(count, size=(4000, count))
-        resampled = np.log(candidate[picks].mean(1) / incumbent[picks].mean(1))
-        assert error == pytest.approx(resampled.std(), rel=0.1)
-
-
-def test_what_is_common_to_both_is_no_noise():
-    incumbent = [0.1, 3.0, 0.5, 7.0]
-    assert log_ratio(incumbent, incumbent) == (0.0, 0.0)
-    ratio, error = log_ratio([0.9 * value for value in incumbent], incumbent)
-    assert ratio == pytest.approx(math.log(0.9))
-    assert error == pytest.approx(0.0, abs=1e-12)
-
-
-def test_ratios_are_antisymmetric():
-    first, second = [0.1, 0.4, 0.2], [0.2, 0.3, 0.3]
-    ratio, error = log_ratio(first, second)
-    assert log_ratio(second, first) == pytest.approx((-ratio, error))
-
-
-def test_one_window_says_nothing_of_noise():
-    assert log_ratio([1.0], [2.0]) == (math.log(0.5), math.inf)
 
 
 # IncumbentJudge
@@ -154,8 +133,8 @@ def test_divergences_are_those_of_the_dense_model(tools, sampler):
     assert verdict.measurements[0].data["kl"] == pytest.approx(expected.tolist(), rel=1e-2)
 
 
-def fake(rung, ratio, error=0.01):
-    data = {"kl": [0.5] * PLAN.challenge, "log_ratio": ratio, "standard_error": error}
+def fake(rung, ratio, error=0.01, **notes):
+    data = {"kl": [0.5] * PLAN.challenge, "log_ratio": ratio, "standard_error": error, **notes}
     return Measurement(purpose="fitness", windows="w", tokens=1, loss=1.0, rung=rung, data=data)
 
 
@@ -189,6 +168,54 @@ def test_a_win_on_the_screening_rung_alone_counts_for_nothing(tools, sampler):
     assert not judge.recall(RECIPES[1], [fake(0, -5.0, 0.0)]).incumbent
 
 
+def test_an_audited_candidate_that_wins_becomes_the_incumbent(tools, sampler):
+    judge = judge_of(tools, sampler)
+    judge.recall(RECIPES[0], [fake(0, 0.0)])
+    verdict = judge.recall(RECIPES[1], [fake(0, 0.3), fake(1, -0.1, audit=True)])
+    assert (verdict.fitness, verdict.incumbent) == (-0.1, True)
+    assert judge.incumbent is RECIPES[1]
+    verdict = judge.recall(RECIPES[2], [fake(0, 0.3), fake(1, 0.2, audit=True)])
+    assert (verdict.fitness, verdict.incumbent) == (pytest.approx(0.1), False)
+
+
+def draw(monkeypatch, *numbers):
+    """Draws the candidates of these numbers for an audit, the first being 0."""
+    monkeypatch.setattr(judging, "is_drawn", lambda judged: judged in numbers)
+
+
+def test_an_audit_measures_what_rung_0_rejected(tools, sampler, monkeypatch):
+    recipes = [RECIPES[5], RECIPES[0], RECIPES[0], RECIPES[5], RECIPES[5]]
+    draw(monkeypatch, 2, 3)
+    judge = judge_of(tools, sampler)
+    verdicts = run(judge, recipes)
+    climbs = [[(m.rung, m.data.get("audit", False)) for m in v.measurements] for v in verdicts]
+    promoted = [(0, False), (1, False)]
+    assert climbs == [[(0, False)], [(0, False)], [(0, False), (1, True)], promoted, promoted]
+    _, challenge = verdicts[2].measurements
+    assert verdicts[2].fitness == challenge.data["log_ratio"] > 0
+
+
+def test_the_slack_that_recalled_candidates_earned_is_granted_and_recorded(
+    tools, sampler, monkeypatch
+):
+    monkeypatch.setattr(rungs, "REVIEW_READINGS", 2)
+    monkeypatch.setattr(rungs, "REVIEW_AUDITS", 0)
+    judge = judge_of(tools, sampler, dataclasses.replace(PLAN, round_length=100))
+    first = judge.judge(RECIPES[5])
+    assert "slack" not in first.measurements[0].data
+    worse = Recipe.from_text("W * A ** 0.9")
+    (screening,) = judge.judge(worse).measurements
+    assert screening.data["slack"] == 0.0
+    assert 0 < screening.data["log_ratio"] < 1.5 * screening.data["standard_error"]
+    for _ in range(3):  # rung 1 says the contrary of rung 0
+        judge.recall(RECIPES[0], [fake(0, -0.1), fake(1, 0.2)])
+        judge.recall(RECIPES[0], [fake(0, -0.2), fake(1, 0.3)])
+    screening, challenge = judge.judge(worse).measurements
+    assert screening.data["slack"] == 3 * rungs.SLACK_STEP
+    assert screening.data["log_ratio"] > 0
+    assert "audit" not in challenge.data
+
+
 def run(judge, recipes=RECIPES):
     return [judge.judge(recipe) for recipe in recipes]
 
@@ -203,14 +230,26 @@ def test_the_run_has_wins_losses_and_rounds(tools, sampler):
     assert judge._round > sum(verdict.incumbent for verdict in verdicts[1:])
 
 
-@pytest.mark.parametrize("length", [32, 20])
-def test_recalling_is_as_good_as_judging(bench, sampler, tmp_path, length):
+@pytest.mark.parametrize(
+    ("length", "confirm", "audit_every"), [(32, 0, 20), (20, 0, 20), (32, 6, 3)]
+)
+def test_recalling_is_as_good_as_judging(
+    bench, sampler, tmp_path, monkeypatch, length, confirm, audit_every
+):
+    monkeypatch.setattr(rungs, "AUDIT_EVERY", audit_every)
+    monkeypatch.setattr(rungs, "REVIEW_READINGS", 3)
+    monkeypatch.setattr(rungs, "REVIEW_AUDITS", 0)
+    monkeypatch.setattr(rungs, "LOWEST_TAU", 1.1)  # so that the slack grows
     tools = bench()
     sampler = type(sampler)(
         load_documents(sampler.source), make_tokenizer(), Split.SELECTION, length, seed=0
     )
-    plan = dataclasses.replace(PLAN, length=length)
+    plan = dataclasses.replace(PLAN, length=length, confirm=confirm)
     expected = run(judge_of(tools, sampler, plan))
+    data = [m.data for verdict in expected for m in verdict.measurements]
+    assert any(one.get("slack") for one in data)
+    assert any("audit" in one for one in data) or audit_every == 20
+    assert any(m.rung == 2 for v in expected for m in v.measurements) is (confirm > 0)
     with Study.create(tmp_path / "s.db", {}) as study:
         for number, verdict in enumerate(expected):
             row = Candidate(
@@ -296,6 +335,81 @@ def test_an_unusable_candidate_leaves_no_trace(bench, sampler):
             disturbed.judge(Recipe.from_text("W * mms(A - A)"))
         found.append(disturbed.judge(recipe))
     assert list(map(timeless, found)) == list(map(timeless, expected))
+
+
+LADDER = RungPlan(length=32, screening=16, challenge=64, confirm=256, round_length=5)
+
+
+@pytest.fixture(scope="module")
+def long_text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("long") / "text.jsonl"
+    path.write_text("\n".join(json.dumps({"text": make_text(n, 1200)}) for n in range(150)))
+    return str(path)
+
+
+@pytest.fixture
+def long_sampler(long_text):
+    documents = load_documents(long_text)
+    sampler = WindowSampler(documents, make_tokenizer(), Split.SELECTION, LADDER.length, seed=0)
+    assert sampler.capacity >= 4 * LADDER.page, "the text is too short for this test"
+    return sampler
+
+
+def test_winners_of_rung_1_are_confirmed_on_more_fresh_windows(tools, long_sampler):
+    recorder = Recorder(long_sampler)
+    judge = judge_of(tools, recorder, LADDER)
+    verdicts = run(judge, RECIPES[:6])
+    climbs = [[m.rung for m in verdict.measurements] for verdict in verdicts]
+    assert [0] in climbs[1:]
+    assert [0, 1, 2] in climbs
+    used = set()
+    for verdict in verdicts[1:]:
+        counts = [
+            (m.tokens // (LADDER.length - 1), len(m.data["kl"])) for m in verdict.measurements
+        ]
+        assert counts == [(16, 16), (64, 64), (256, 256)][: len(counts)]
+        assert verdict.incumbent <= (len(counts) == 3)
+        if len(counts) == 3:
+            _, challenge, confirmation = verdict.measurements
+            ratio, error = rungs.decisive(verdict.measurements)
+            assert verdict.incumbent is (ratio < -rungs.CONFIDENCE * error)
+            assert error < challenge.data["standard_error"]
+            fresh = rows(recorder.windows(challenge.windows))
+            fresh |= rows(recorder.windows(confirmation.windows))
+            assert len(fresh) == LADDER.page
+            assert not fresh & used
+            used |= fresh
+
+
+def test_a_confirmation_can_undo_a_win(tools, sampler):
+    judge = judge_of(tools, sampler, dataclasses.replace(PLAN, confirm=8))
+    judge.recall(RECIPES[0], [fake(0, 0.0)])
+    undone = judge.recall(RECIPES[1], [fake(0, -0.1), fake(1, -0.1), fake(2, 0.2)])
+    assert (undone.fitness, undone.incumbent) == (pytest.approx(0.05), False)
+    upheld = judge.recall(RECIPES[1], [fake(0, -0.1), fake(1, -0.1), fake(2, -0.02)])
+    assert (upheld.fitness, upheld.incumbent) == (pytest.approx(-0.06), True)
+
+
+def test_audits_climb_to_the_top(tools, sampler, monkeypatch):
+    draw(monkeypatch, 1, 3)
+    judge = judge_of(tools, sampler, dataclasses.replace(PLAN, confirm=6))
+    verdicts = run(judge, [RECIPES[5], RECIPES[0], RECIPES[0], RECIPES[5]])
+    climbs = [[(m.rung, m.data.get("audit", False)) for m in v.measurements] for v in verdicts]
+    assert climbs[1] == [(0, False), (1, True), (2, True)]
+    assert climbs[2] == [(0, False)]
+    # The incumbent itself passes rung 0 but does not win on rung 1.
+    assert climbs[3] == [(0, False), (1, False), (2, True)]
+
+
+def test_each_model_is_pruned_once_a_climb(tools, sampler, monkeypatch):
+    judge = judge_of(tools, sampler)
+    run(judge, [RECIPES[5], RECIPES[5]])  # the incumbent's readings are known from here on
+    applied = []
+    apply = tools.masker.apply
+    monkeypatch.setattr(tools.masker, "apply", lambda r: applied.append(r) or apply(r))
+    twin = Recipe.from_json(RECIPES[5].to_json())
+    assert len(judge.judge(twin).measurements) == 2
+    assert applied == [twin]
 
 
 # PerplexityJudge

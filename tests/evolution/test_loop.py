@@ -2,8 +2,9 @@ import pytest
 
 from prunerzero.errors import InputError
 from prunerzero.evolution import loop as loop_module
+from prunerzero.evolution.guidance import Guidance
 from prunerzero.evolution.judging import Judge, Verdict
-from prunerzero.evolution.loop import COSTS_EVENT, Exhausted, Loop, RecordedGuide
+from prunerzero.evolution.loop import GUIDANCE_EVENT, Exhausted, Loop, RecordedGuide
 from prunerzero.evolution.strategies import Outcome, Proposal, Strategy
 from prunerzero.pruning.pruner import UnusableScores
 from prunerzero.recipe import Recipe
@@ -208,26 +209,31 @@ def test_a_space_without_anything_new_ends(make, monkeypatch):
         loop.advance()
 
 
-def test_marginal_costs_are_measured_once(bench, study, monkeypatch):
+def test_derivatives_are_measured_once(bench, study, monkeypatch):
     tools = bench()
     measured = []
 
-    def costs(masker, recipe, reference):
+    def measure(masker, recipe, reference):
+        assert masker is tools.masker
         measured.append((recipe, reference))
-        return {"a": 0.1 + len(measured), "b": -1e-17 / 3}
+        slopes = {"q_proj": {"A": 1 / 3, "F": -0.25 * len(measured)}}
+        return Guidance(0.7, {"a": 0.1 + len(measured), "b": -1e-17 / 3}, slopes)
 
     class References:
         def fresh_reference(self, index):
             return f"reference {index}"
 
-    monkeypatch.setattr(loop_module, "marginal_costs", costs)
-    wanda = Recipe.named("wanda")
+    monkeypatch.setattr(loop_module, "measure_guidance", measure)
+    wanda, magnitude = Recipe.named("wanda"), Recipe.named("magnitude")
     guide = RecordedGuide(study, tools.masker, References())
-    first, second = guide(wanda), guide(wanda)
-    assert [reference for _, reference in measured] == ["reference 0", "reference 1"]
-    assert [event.data["index"] for event in study.events(COSTS_EVENT)] == [0, 1]
+    first, second = guide(wanda), guide(magnitude)
+    assert first != second
+    assert measured == [(wanda, "reference 0"), (magnitude, "reference 1")]
+    assert GUIDANCE_EVENT == "guidance"
+    events = [event.data for event in study.events(GUIDANCE_EVENT)]
+    assert [data["index"] for data in events] == [0, 1]
     again = RecordedGuide(study, tools.masker, References())
-    assert [again(wanda), again(wanda)] == [first, second]
+    assert [again(wanda), again(magnitude)] == [first, second]
     assert len(measured) == 2
     again(wanda)
-    assert measured[2][1] == "reference 2"
+    assert measured[2] == (wanda, "reference 2")

@@ -1,15 +1,28 @@
 import copy
+from random import Random
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tiny_models import make_model, make_tokens
 
+from prunerzero.evolution import masking
+from prunerzero.evolution.grammar import DEFAULT, PAPER
+from prunerzero.evolution.masking import Masker
+from prunerzero.metric import Metric
+from prunerzero.metric.scoring import evaluate
 from prunerzero.models.blocks import find_blocks, prunable_matrices
-from prunerzero.pruning.allocation import DepthKindAllocation
+from prunerzero.models.compute import compute_for
+from prunerzero.pruning.allocation import CurvesAllocation
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.pruning.pruner import UnusableScores, plan_sparsities, prune_blocks
 from prunerzero.recipe import Recipe
+from prunerzero.statistics.cache import gather_statistics
 
-ALLOCATION = DepthKindAllocation(kinds={"q_proj": 0.1, "down_proj": -0.1}, linear=0.05)
+LENGTH = 32
+
+ALLOCATION = CurvesAllocation(curves={"q_proj": (0.05, 0.15), "down_proj": (-0.1,)})
 
 
 def recipe(metric, **more):
@@ -55,6 +68,86 @@ def test_masks_are_those_of_one_shot_pruning(bench, name, pattern):
     assert tools.masker.sparsities(RECIPES[name]) == sparsities
 
 
+@pytest.mark.parametrize("pattern", ["50%", "2:4"])
+@pytest.mark.parametrize("group", ["row", "matrix"])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from([PAPER, DEFAULT]), st.integers(0, 2**31), st.sampled_from([64, 1000, 1 << 18])
+)
+def test_applying_writes_what_the_plain_path_selects(
+    bench, monkeypatch, group, pattern, grammar, seed, block
+):
+    tools = bench(pattern)
+    monkeypatch.setattr(masking, "BLOCK", block)
+    masker, one = tools.masker, Recipe(metric=grammar.tree(Random(seed)), group=group)
+    dense = {matrix.name: matrix.weight.clone() for matrix in masker.matrices}
+    try:
+        masker.apply(one)
+    except UnusableScores:
+        scores = {
+            matrix.name: evaluate(one.metric.expression, terminals(masker, matrix))
+            for matrix in masker.matrices
+        }
+        assert any(not s.isfinite().all() or s.min() == s.max() for s in scores.values())
+        assert all(torch.equal(matrix.weight, dense[matrix.name]) for matrix in masker.matrices)
+        return
+    for matrix in masker.matrices:
+        scores = evaluate(one.metric.expression, terminals(masker, matrix))
+        mask = tools.pattern.mask(scores.expand(matrix.weight.shape), group=group)
+        expected = dense[matrix.name].masked_fill(~mask, 0.0)
+        assert torch.equal(matrix.weight.view(torch.int32), expected.view(torch.int32))
+        assert torch.equal(masker.value(matrix, one.metric), scores)
+        assert torch.equal(masker.scores(one, matrix), scores.expand(matrix.weight.shape))
+
+
+def terminals(masker, matrix):
+    found = masker._statistics.of(matrix, frozenset("GXAF"))
+    return {"W": masker.dense.weights[matrix.name].abs(), **found}
+
+
+def test_layers_that_store_the_transpose(own_cache):
+    model = make_model("gpt2")
+    matrices = prunable_matrices(model)
+    tokens = make_tokens(2, 16)
+    compute = compute_for(model, "float32")
+    statistics = gather_statistics(model, matrices, tokens, frozenset("AF"), compute)
+    masker = Masker(model, matrices, statistics, Pattern.parse("50%"))
+    one = recipe("W * A * F ** 0.25 / rowmean(F)")
+    before = [matrix.weight.clone() for matrix in matrices]
+    masker.apply(one)
+    for matrix, dense in zip(matrices, before, strict=True):
+        mask = masker.pattern.mask(evaluate(one.metric.expression, terminals(masker, matrix)))
+        assert torch.equal(matrix.weight, dense.masked_fill(~mask, 0.0))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_do_not_show(bench, threads):
+    tools = bench()
+    tools.masker.apply(RECIPES["ria"])
+    once = state(tools.model)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        tools.masker.restore()
+        tools.masker.apply(RECIPES["ria"])
+    finally:
+        torch.set_num_threads(before)
+    assert_bits_equal(state(tools.model), once)
+
+
+def test_new_statistics_count_at_once(bench):
+    tools = bench()
+    masker, one = tools.masker, Metric.parse("colmean(W * F)")
+    matrix = masker.matrices[0]
+    first = masker.value(matrix, one)
+    assert masker.value(matrix, one) is first  # remembered
+    others = make_tokens(2, LENGTH, seed=9)
+    masker.use(
+        gather_statistics(tools.model, masker.matrices, others, frozenset("AF"), tools.compute)
+    )
+    assert not torch.equal(masker.value(matrix, one), first)
+
+
 def test_restoring_is_exact_after_any_number_of_candidates(bench):
     tools = bench()
     with torch.no_grad():
@@ -96,7 +189,7 @@ def test_different_masks_have_different_fingerprints(bench):
     assert len(set(prints.values())) == len(RECIPES)
     # A change of sparsity of a single matrix shows even where no probe lies.
     masker._probes = masker._probes[:1]
-    one = recipe("W", allocation={"name": "depth-kind", "last": 0.1})
+    one = recipe("W", allocation={"name": "curves", "curves": {"up_proj": [0, 0, 0.1]}})
     assert masker.fingerprint(one) != masker.fingerprint(recipe("W"))
 
 

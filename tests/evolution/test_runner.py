@@ -12,9 +12,12 @@ import pytest
 
 from prunerzero.errors import InputError
 from prunerzero.evolution import runner as module
+from prunerzero.evolution.default import DefaultStrategy
 from prunerzero.evolution.judging import RungPlan
+from prunerzero.evolution.loop import GUIDANCE_EVENT
 from prunerzero.evolution.runner import search
 from prunerzero.evolution.settings import Budget
+from prunerzero.metric import Metric
 from prunerzero.metric.operators import OPERATORS
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.recipe import Recipe
@@ -64,14 +67,14 @@ def rows_of(path):
              repr(m.data))
             for m in study.measurements()
         )  # fmt: skip
-        costs = [event.data for event in study.events("marginal-costs")]
-        return candidates, measurements, costs, study.duplicates()
+        guidance = [event.data for event in study.events(GUIDANCE_EVENT)]
+        return candidates, measurements, guidance, study.duplicates()
 
 
 def test_a_search(run, tmp_path):
     seen = []
     result = run(observe=seen.append)
-    candidates, measurements, costs, _ = rows_of(tmp_path / "s.db")
+    candidates, measurements, guidance, _ = rows_of(tmp_path / "s.db")
     assert len(candidates) == result.candidates == CANDIDATES
     assert [status.candidates for status in seen] == list(range(1, CANDIDATES + 1))
     evaluated = [row for row in candidates if row.status == "evaluated"]
@@ -80,8 +83,11 @@ def test_a_search(run, tmp_path):
     assert candidates[0].expression == "W * sqrt(X)"
     assert candidates[0].fitness == 0.0
     assert any(row.origin == "guess" and row.expression == GUESS for row in candidates)
-    assert any(row.origin == "gradient" for row in candidates)
-    assert costs
+    descents = [row for row in candidates if row.origin == "descent"]
+    assert descents
+    assert len(guidance) == DefaultStrategy.STEPS * len(descents)
+    assert [data["index"] for data in guidance] == list(range(len(guidance)))
+    assert any(row.fitness < 0 for row in descents)
     assert {row[0] for row in measurements} == {"fitness", "validation", "heldout"}
     assert seen[-1].gain is not None
     assert seen[-1].gain_over_published is not None
@@ -210,9 +216,9 @@ def test_a_time_budget_ends_the_search(model_directory, text, tmp_path, monkeypa
 
 def test_the_published_search(run, tmp_path):
     result = run(candidates=56, preset="paper", guesses=())
-    candidates, measurements, costs, _ = rows_of(tmp_path / "s.db")
+    candidates, measurements, guidance, _ = rows_of(tmp_path / "s.db")
     assert len(candidates) == 56
-    assert costs == []
+    assert guidance == []
     assert {row.origin for row in candidates} <= {"random", "crossover"}
     evaluated = [row for row in candidates if row.status == "evaluated"]
     assert all(row.fitness > 1 for row in evaluated)
@@ -223,18 +229,81 @@ def test_the_published_search(run, tmp_path):
     assert again.closing == result.closing
 
 
-def test_the_published_search_takes_no_guesses(run, tmp_path):
-    with pytest.raises(InputError, match="paper"):
-        run(preset="paper")
+@pytest.mark.parametrize("preset", ["random", "evopress"])
+def test_what_the_default_search_is_compared_with(run, tmp_path, preset):
+    result = run(candidates=14, preset=preset, guesses=())
+    candidates, measurements, guidance, _ = rows_of(tmp_path / "s.db")
+    assert guidance == []
+    first, *rest = candidates
+    assert (first.expression, first.origin) == ("W * sqrt(X)", "zoo")
+    assert {row.origin for row in rest} == {"swap" if preset == "evopress" else "random"}
+    assert any(row.recipe["allocation"]["name"] == "curves" for row in rest)
+    expressions = {row.expression for row in rest}
+    assert (expressions == {"W * sqrt(X)"}) == (preset == "evopress")
+    # Judged in the same way as the default search.
+    assert first.fitness == 0.0
+    assert {row[0] for row in measurements} == {"fitness", "validation", "heldout"}
+    again = run("again.db", candidates=14, preset=preset, guesses=())
+    assert rows_of(tmp_path / "again.db") == rows_of(tmp_path / "s.db")
+    assert again.closing == result.closing
+
+
+@pytest.mark.parametrize("pattern", ["50%", "2:4"])
+def test_a_search_for_one_formula(run, tmp_path, pattern):
+    result = run(pattern=pattern, genome="formula")
+    candidates, _, guidance, _ = rows_of(tmp_path / "s.db")
+    assert guidance
+    assert any(row.origin == "descent" for row in candidates)
+    assert all(isinstance(row.recipe["metric"], str) for row in candidates)
+    assert all(row.recipe["allocation"] == {"name": "uniform"} for row in candidates)
+    assert isinstance(result.best.metric, Metric)
+
+
+@pytest.mark.parametrize("preset", ["paper", "random", "evopress"])
+def test_other_presets_take_no_guesses(run, tmp_path, preset):
+    with pytest.raises(InputError, match=preset):
+        run(preset=preset)
     assert not list(tmp_path.glob("s.*"))
+
+
+@pytest.mark.parametrize("preset", ["default", "random", "evopress", "paper"])
+def test_the_first_candidate_is_there_before_gradients_are_gathered(run, monkeypatch, preset):
+    gathered = []
+    honest = module.gather_statistics
+
+    def watched(network, matrices, tokens, terminals, *rest):
+        gathered.append((terminals, len(study_of_the_run().candidates())))
+        return honest(network, matrices, tokens, terminals, *rest)
+
+    def study_of_the_run():
+        return opened[-1]
+
+    opened = []
+    create = Study.open_or_create
+    monkeypatch.setattr(
+        Study, "open_or_create", lambda *args: opened.append(create(*args)) or opened[-1]
+    )
+    monkeypatch.setattr(module, "gather_statistics", watched)
+    run(candidates=3, preset=preset, guesses=())
+    needs = [bool(terminals & {"G", "F"}) for terminals, _ in gathered]
+    if preset == "paper":
+        assert (needs, gathered[0][1]) == ([True], 0)
+    else:
+        assert needs == [False, True]
+        assert [rows for _, rows in gathered] == [0, 1]
+    # It is measured once only when the search goes on.
+    run(candidates=4, preset=preset, guesses=())
+    assert gathered[-1][1] == 3
 
 
 @pytest.mark.parametrize("pattern", ["2:4", "1:4"])
 def test_structured_patterns(run, tmp_path, pattern):
     result = run(pattern=pattern)
-    candidates, _, costs, _ = rows_of(tmp_path / "s.db")
+    candidates, _, guidance, _ = rows_of(tmp_path / "s.db")
     assert len(candidates) == CANDIDATES
-    assert costs == []
+    assert all(data["costs"] == {} for data in guidance)
+    first = next(row for row in candidates if row.origin == "descent")
+    assert isinstance(first.recipe["metric"], str)
     assert result.closing.wanda_reallocated is None
     assert all(row.recipe["allocation"] == {"name": "uniform"} for row in candidates)
 

@@ -2,7 +2,8 @@ import pytest
 from pydantic import ValidationError
 
 from prunerzero.errors import InputError
-from prunerzero.evolution.settings import Budget, SearchSettings
+from prunerzero.evolution.settings import Budget, SearchSettings, check_preset
+from prunerzero.pruning.pattern import Pattern
 
 
 @pytest.mark.parametrize(
@@ -43,3 +44,38 @@ def test_settings_are_plain_json_and_know_no_other_names():
     assert SearchSettings.model_validate_json(settings.model_dump_json()) == settings
     with pytest.raises(ValidationError):
         SearchSettings(model="m", model_hash="h", pattern="50%", budget="5m")
+
+
+HALF, TWO_OF_FOUR = Pattern.parse("50%"), Pattern.parse("2:4")
+
+
+@pytest.mark.parametrize(
+    ("preset", "pattern", "genome", "guesses", "message"),
+    [
+        ("paper", HALF, "recipe", True, "preset 'paper': has starting points of its own"),
+        ("random", HALF, "recipe", True, "preset 'random': .* takes no guess"),
+        ("evopress", HALF, "recipe", True, "preset 'evopress': .* takes no guess"),
+        ("paper", HALF, "formula", False, "preset 'paper': searches formulas anyway"),
+        ("evopress", HALF, "formula", False, "preset 'evopress': searches allocations alone"),
+        ("evopress", TWO_OF_FOUR, "recipe", False, "2:4 leaves no allocation to search"),
+    ],
+)
+def test_presets_that_do_not_fit_the_rest(preset, pattern, genome, guesses, message):
+    with pytest.raises(InputError, match=message) as caught:
+        check_preset(preset, pattern, genome, guesses)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("preset", "pattern", "genome", "guesses"),
+    [
+        ("default", HALF, "recipe", True),
+        ("default", TWO_OF_FOUR, "formula", True),
+        ("paper", TWO_OF_FOUR, "recipe", False),
+        ("random", HALF, "formula", False),
+        ("random", TWO_OF_FOUR, "recipe", False),
+        ("evopress", HALF, "recipe", False),
+    ],
+)
+def test_presets_that_do(preset, pattern, genome, guesses):
+    check_preset(preset, pattern, genome, guesses)

@@ -17,6 +17,7 @@ from prunerzero.metric import (
     Shape,
     Sign,
     Terminal,
+    kernels,
     operators,
     terminals,
 )
@@ -92,3 +93,33 @@ def test_the_language_needs_no_torch() -> None:
         "Metric.parse('2 * W * A').simplify().canonical(); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_false_promise_of_row_locality() -> None:
+    mine = Operator("mine", 1, lambda x: x - x.mean(0, keepdim=True), "", row_local=True)
+    with pytest.raises(InputError, match="declared row-local, yet other rows change one on a ramp"):
+        operators.register(mine)
+    operators.register(
+        Operator("mine", 1, lambda x: x - x.mean(1, keepdim=True), "", row_local=True)
+    )
+
+
+@pytest.mark.parametrize("exponent", [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 0.3])
+def test_powers_without_logarithms(exponent: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.exp(torch.randn(5000, generator=generator) * 6).reshape(50, 100)
+    exact = x.double() ** exponent
+    normal = (exact > 1e-37) & (exact < 1e38)
+    error = (kernels.power(-x, exponent).double() - exact).abs()[normal] / exact[normal]
+    assert error.max() < 3 * 2**-23
+    ends = torch.tensor([[0.0, -0.0, 1.0, -1.0, torch.inf, -torch.inf, torch.nan]])
+    powers = kernels.power(ends, exponent)
+    assert powers.tolist()[0][:6] == [0.0, 0.0, 1.0, 1.0, torch.inf, torch.inf]
+    assert powers[0, 6].isnan()
+
+
+def test_ratio_of_either_sign() -> None:
+    a = torch.tensor([[6.0, 6.0, 1.0, 1.0, -1.0, 1.0]])
+    b = torch.tensor([[2.0, -2.0, 0.0, -0.0, -1e-20, torch.inf]])
+    expected = torch.tensor([[3.0, -3.0, 1e12, 1e12, 1e12, 0.0]])
+    torch.testing.assert_close(kernels.ratio(a, b), expected)

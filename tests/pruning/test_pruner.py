@@ -7,13 +7,14 @@ from tiny_models import make_model, make_text, make_tokenizer, make_tokens
 from prunerzero.errors import InputError
 from prunerzero.metric import Metric
 from prunerzero.models.blocks import find_blocks, prunable_matrices, watch_inputs
-from prunerzero.pruning.allocation import DepthKindAllocation
+from prunerzero.pruning.allocation import CurvesAllocation
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.pruning.pruner import MatrixResult, UnusableScores, plan_sparsities, prune
 from prunerzero.recipe import Recipe
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 HALF = Pattern.parse("50%")
+CURVES = CurvesAllocation(curves={"q_proj": (0.0, 0.1)})
 
 
 def weights(model):
@@ -159,9 +160,9 @@ def test_group_matrix_ranks_all_rows_together():
     assert uneven
 
 
-def test_a_depth_kind_allocation_spends_the_patterns_total():
+def test_an_allocation_by_curves_spends_the_patterns_total():
     model = make_model()
-    allocation = DepthKindAllocation(kinds={"q_proj": 0.2, "v_proj": -0.2}, quadratic=0.1)
+    allocation = CurvesAllocation(curves={"q_proj": (0.3, 0.1, 0.3), "v_proj": (-0.3,)})
     recipe = Recipe(metric=Metric.parse("W * A"), allocation=allocation)
     result = prune(model, None, recipe, HALF, calibration=make_tokens())
     share = {row.name: row.sparsity for row in result.matrices}
@@ -258,7 +259,7 @@ def test_recipes_that_do_not_fit_the_model():
         prune(model, None, Recipe(metric={"attention": Metric.parse("W")}), HALF)
     with pytest.raises(InputError, match="group 'model'"):
         prune(model, None, Recipe(metric=Metric.parse("W"), group="model"), HALF)
-    recipe = Recipe(metric=Metric.parse("W"), allocation=DepthKindAllocation(linear=0.1))
+    recipe = Recipe(metric=Metric.parse("W"), allocation=CURVES)
     with pytest.raises(InputError, match="only 'uniform'"):
         prune(model, None, recipe, Pattern.parse("2:4"))
 

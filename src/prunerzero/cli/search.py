@@ -47,9 +47,17 @@ def command(
         int | None, typer.Option("--candidates", min=1, help="Candidates of the whole study.")
     ] = None,
     preset: Annotated[
-        Literal["default", "paper"],
-        typer.Option("--preset", help="paper: the search as published, 350 proposals."),
+        Literal["default", "paper", "random", "evopress"],
+        typer.Option(
+            "--preset",
+            help="paper: the search as published, 350 proposals. To compare with: random; "
+            "evopress, allocations under Wanda's formula.",
+        ),
     ] = "default",
+    genome: Annotated[
+        Literal["recipe", "formula"],
+        typer.Option("--genome", help="formula: one formula for all, uniform allocation."),
+    ] = "recipe",
     guess: Annotated[
         list[str] | None,
         typer.Option("--guess", help="A metric or recipe of your own to start from; repeatable."),
@@ -65,7 +73,12 @@ def command(
     """Search for a pruning recipe; the same command goes on with an interrupted search."""
     from prunerzero.data.sources import load_documents
     from prunerzero.data.splits import split_documents
-    from prunerzero.evolution.settings import PAPER_ITERATIONS, PAPER_POPULATION, Budget
+    from prunerzero.evolution.settings import (
+        PAPER_ITERATIONS,
+        PAPER_POPULATION,
+        Budget,
+        check_preset,
+    )
     from prunerzero.models.names import check_model_name
     from prunerzero.pruning.checkpoint import seen_documents
     from prunerzero.pruning.pattern import Pattern
@@ -77,8 +90,7 @@ def command(
     if budget is None and candidates is None:
         published = Budget(proposals=PAPER_POPULATION + PAPER_ITERATIONS)
         limits = published if preset == "paper" else Budget.parse("10m")
-    if guesses and preset == "paper":
-        raise InputError("--guess: the paper preset starts from random trees only")
+    check_preset(preset, parsed, genome, bool(guesses))
     check_model_name(model)
     if seen_documents(model):
         raise InputError(f"model '{model}': is pruned already; search on the dense model")
@@ -96,6 +108,7 @@ def command(
                 study=study,
                 budget=limits,
                 preset=preset,
+                genome=genome,
                 guesses=guesses,
                 calibration=calibration,
                 samples=samples,
@@ -238,6 +251,8 @@ def _print(
         add(name, entry)
     if document["wanda_under_found_allocation"]:
         add("wanda, found allocation", document["wanda_under_found_allocation"])
+    if document["formula_alone"]:
+        add("best single formula", document["formula_alone"])
     add("best found", document["best"])
     print_table(("recipe", "group", "perplexity", "best found against it (95 %)"), rows)
     timings = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.timings.items())

@@ -9,13 +9,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from prunerzero.cli.common import DefaultGroup, Json, emit, print_table
 from prunerzero.errors import InputError
 from prunerzero.files import atomic_path, json_text
+
+if TYPE_CHECKING:
+    from prunerzero.analysis.agreement import Ladder
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's file.")]
 
@@ -30,9 +33,11 @@ command = typer.Typer(cls=_Group, help="Look into, check and export a study.")
 @command.command()
 def show(study: StudyFile, json: Json = False) -> None:
     """Summarise a study: settings, counts, best candidate (the default subcommand)."""
+    from prunerzero.analysis.agreement import describe_ladder
     from prunerzero.study import Study
 
     with Study.open(study) as opened:
+        ladder = describe_ladder(opened.candidates(), opened.measurements("fitness"))
         best = opened.best()
         counts = opened.counts()
         settings = opened.settings
@@ -42,6 +47,7 @@ def show(study: StudyFile, json: Json = False) -> None:
             "candidates": sum(counts.values()),
             "counts": counts,
             "skipped": opened.skipped(),
+            "ladder": asdict(ladder),
             "heldout_readings": len(opened.events("heldout")),
             "heldout": [
                 {
@@ -60,7 +66,7 @@ def show(study: StudyFile, json: Json = False) -> None:
         *((f"setting: {name}", json_text(value)) for name, value in settings.items()),
         ("candidates", summary["candidates"]),
         *((status, count) for status, count in counts.items()),
-        ("duplicates avoided", summary["skipped"]),
+        *_ladder_rows(ladder),
         ("held-out readings", summary["heldout_readings"]),
     ]
     if best is not None:
@@ -114,6 +120,34 @@ def export(
         return
     with atomic_path(output) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
+
+
+def _ladder_rows(ladder: Ladder) -> list[tuple[str, Any]]:
+    """The funnel, from proposals to winners, and how far the rungs agree."""
+    rows: list[tuple[str, Any]] = [
+        ("proposals", ladder.proposals),
+        ("duplicates avoided", ladder.duplicates),
+        ("measured on rung 0", ladder.screened),
+        ("promoted to rung 1", ladder.promoted),
+        ("audited on rung 1", ladder.audited),
+    ]
+    if any(agreement.rungs == (1, 2) for agreement in ladder.agreement):
+        rows.append(("promoted to rung 2", ladder.confirmed))
+    rows.append(("won", ladder.won))
+    rows += [
+        (
+            f"agreement of rungs {agreement.rungs[0]} and {agreement.rungs[1]}",
+            f"tau {agreement.tau:.2f} ({agreement.readings} candidates on both, "
+            f"{agreement.audits} of them audits)",
+        )
+        for agreement in ladder.agreement
+        if agreement.tau is not None
+    ]
+    if ladder.top_lost is not None:
+        rows.append(("top 10 that rung 0 would lose", f"{ladder.top_lost:.0%}"))
+    if ladder.slack is not None:
+        rows.append(("slack of rung 0", f"{ladder.slack:g} standard errors"))
+    return rows
 
 
 def _lines(rows: Sequence[dict[str, Any]], format: str) -> str:

@@ -14,11 +14,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from prunerzero.evaluation.batches import batches, next_token_logits, target_losses
+from prunerzero.evaluation.batches import batches, log_normaliser, next_token_logits, target_losses
 from prunerzero.models.compute import Compute
 from prunerzero.progress import Advance, silent
 
 KEPT_TOKENS = 256
+# Bytes of a reference's tokens and log-probabilities. More windows than fit (a quarter of a million
+# positions) are told apart by fewer tokens each: still a lower bound, only a looser one.
+MOST_BYTES = 512 << 20
+BYTES_PER_TOKEN = 8  # an int32 and a float32
 # The tail's mass is computed as a difference; this keeps its logarithm finite in float32.
 SMALLEST_TAIL = 1e-6
 
@@ -29,7 +33,7 @@ class DenseBatch:
 
     Attributes:
         tokens: token ids ``[batch, length]``.
-        top: ids of the most likely next tokens ``[batch, length - 1, kept]``.
+        top: ids of the most likely next tokens ``[batch, length - 1, kept]``, int32.
         log_top: their log-probabilities, same shape.
         log_tail: log of the mass of all other tokens ``[batch, length - 1]``.
         losses: negative log-likelihood of each actual next token ``[batch, length - 1]``.
@@ -100,14 +104,14 @@ class DenseReference:
         self.batches: list[DenseBatch] = []
         passes = next_token_logits(model, tokens, compute, advance)
         for ids, (logits, targets) in zip(batches(tokens), passes, strict=True):
-            normaliser = torch.logsumexp(logits, -1)
-            top = logits.topk(min(KEPT_TOKENS, logits.shape[-1] - 1), -1)
-            log_top = top.values - normaliser[..., None]
+            normaliser = log_normaliser(logits)
+            top = logits.topk(_kept(tokens, logits.shape[-1]), -1)
+            log_top = top.values.float() - normaliser[..., None]
             self.batches.append(
                 DenseBatch(
                     tokens=ids,
-                    top=top.indices.clone(),
-                    log_top=log_top.clone(),
+                    top=top.indices.to(torch.int32),
+                    log_top=log_top,
                     log_tail=_log_tail(log_top),
                     losses=target_losses(logits, normaliser, targets),
                 )
@@ -126,15 +130,13 @@ class DenseReference:
             left -= len(batch.tokens)
         return part
 
-    def measure(self, model: nn.Module, limit: int | None = None) -> Divergence:
-        """Divergence and loss of ``model`` on the first ``limit`` batches (all by default)."""
+    def measure(self, model: nn.Module) -> Divergence:
+        """Divergence and loss of ``model`` on the windows."""
         kl: list[float] = []
         losses: list[float] = []
-        chosen = self.batches[:limit]
-        tokens = torch.cat([batch.tokens for batch in chosen])
-        passes = next_token_logits(model, tokens, self.compute)
-        for batch, (logits, targets) in zip(chosen, passes, strict=True):
-            normaliser = torch.logsumexp(logits, -1)
+        passes = next_token_logits(model, self.tokens, self.compute)
+        for batch, (logits, targets) in zip(self.batches, passes, strict=True):
+            normaliser = log_normaliser(logits)
             kl.extend(position_kl(logits, normaliser, batch).mean(1).tolist())
             losses.extend(target_losses(logits, normaliser, targets).mean(1).tolist())
         return Divergence(tuple(kl), tuple(losses))
@@ -144,18 +146,24 @@ def position_kl(logits: Tensor, normaliser: Tensor, dense: DenseBatch) -> Tensor
     """KL(dense || model) at each position, over the dense model's top tokens and the tail.
 
     Args:
-        logits: the model's, ``[batch, length - 1, vocabulary]``.
+        logits: the model's, ``[batch, length - 1, vocabulary]``, of any precision.
         normaliser: their logsumexp, ``[batch, length - 1]``.
         dense: the dense model's record for the same windows.
 
     Returns:
         ``sum_k p_k (log p_k - log q_k)``, ``[batch, length - 1]``, never negative.
     """
-    log_model = logits.gather(-1, dense.top) - normaliser[..., None]
+    log_model = logits.gather(-1, dense.top.long()).float() - normaliser[..., None]
     kept = (dense.log_top.exp() * (dense.log_top - log_model)).sum(-1)
     tail = dense.log_tail.exp() * (dense.log_tail - _log_tail(log_model))
     # Rounding, and the floor under the tail's mass, can leave a hair less than nothing.
     return (kept + tail).clamp(min=0.0)
+
+
+def _kept(tokens: Tensor, vocabulary: int) -> int:
+    """How many next tokens to keep at each position of the windows, within `MOST_BYTES`."""
+    affordable = MOST_BYTES // (BYTES_PER_TOKEN * tokens.numel())
+    return max(1, min(KEPT_TOKENS, vocabulary - 1, affordable))
 
 
 def _log_tail(log_top: Tensor) -> Tensor:

@@ -6,12 +6,11 @@ import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import torch
 from torch import nn
 
 from prunerzero.data.windows import Windows
 from prunerzero.errors import InputError
-from prunerzero.evaluation.batches import next_token_logits, target_losses
+from prunerzero.evaluation.batches import log_normaliser, next_token_logits, target_losses
 from prunerzero.models.compute import Compute, compute_for
 from prunerzero.progress import Advance, silent
 
@@ -64,7 +63,7 @@ def measure_loss(
     compute = compute or compute_for(model)
     found: list[float] = []
     for logits, targets in next_token_logits(model, windows.tokens, compute, advance):
-        losses = target_losses(logits, torch.logsumexp(logits, -1), targets)
+        losses = target_losses(logits, log_normaliser(logits), targets)
         found.extend(losses.mean(1).tolist())
     return TextLoss(tuple(found), windows.tokens.shape[0] * (windows.tokens.shape[1] - 1))
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +16,7 @@ from prunerzero.evaluation.comparison import Comparison
 from prunerzero.evaluation.perplexity import Interval, TextLoss, paired_interval
 from prunerzero.evolution.masking import Masker
 from prunerzero.evolution.population import Individual
+from prunerzero.metric import Metric
 from prunerzero.pruning.allocation import UniformAllocation
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.recipe import Recipe
@@ -25,6 +26,9 @@ from prunerzero.study.records import Purpose
 FINALISTS = 3
 # Candidates considered as finalists; masks of more would take longer than they are worth.
 CONSIDERED = 40
+# A candidate whose fitness is this far (log ratio) behind the best one's will not win on validation
+# text, and pruning the model by it takes as long as by a good one.
+WITHIN_REACH = 0.1
 # Two recipes whose probe masks agree on more of the weights than this are one mask family.
 FAMILY_AGREEMENT = 0.97
 
@@ -51,7 +55,10 @@ class Closing:
         baselines: the zoo's readings, uniform allocation.
         wanda_reallocated: Wanda under the winner's allocation; None if that is uniform.
         finalists: validation readings, best first.
+        formula: the best candidate with one formula and uniform allocation; None if there is none.
+        formula_alone: its held-out reading.
         intervals: the winner's change in held-out perplexity against each of the others, by name.
+        formula_intervals: the same of the best single formula.
     """
 
     winner: Individual
@@ -60,7 +67,10 @@ class Closing:
     baselines: tuple[Reading, ...]
     wanda_reallocated: Reading | None
     finalists: tuple[tuple[Individual, Reading], ...]
+    formula: Individual | None
+    formula_alone: Reading | None
     intervals: dict[str, Interval]
+    formula_intervals: dict[str, Interval]
 
 
 class Closer:
@@ -90,8 +100,8 @@ class Closer:
         self._validation = validation
         self._heldout = heldout
 
-    def close(self, finalists: Sequence[Individual]) -> Closing:
-        """Measures finalists, winner and baselines."""
+    def close(self, finalists: Sequence[Individual], formula: Individual | None = None) -> Closing:
+        """Measures finalists, winner, the best single formula and baselines."""
         ranked = sorted(
             ((finalist, self._validated(finalist)) for finalist in finalists),
             key=lambda pair: pair[1].loss.mean,
@@ -113,11 +123,22 @@ class Closer:
             else:
                 name = f"{UNDER_FOUND_ALLOCATION} of candidate {winner.id}"
                 reallocated = self._read(name, recipe)
+        alone = None
+        if formula is not None:
+            alone = self._read(f"candidate {formula.id}", formula.recipe, formula.id)
         others = [dense, *baselines, *([reallocated] if reallocated else [])]
-        intervals = {
-            other.name: paired_interval(best.loss.losses, other.loss.losses) for other in others
-        }
-        return Closing(winner, best, dense, baselines, reallocated, tuple(ranked), intervals)
+        return Closing(
+            winner=winner,
+            best=best,
+            dense=dense,
+            baselines=baselines,
+            wanda_reallocated=reallocated,
+            finalists=tuple(ranked),
+            formula=formula,
+            formula_alone=alone,
+            intervals=_against(best, others),
+            formula_intervals=_against(alone, others) if alone else {},
+        )
 
     def _validated(self, finalist: Individual) -> Reading:
         name = f"candidate {finalist.id}"
@@ -157,13 +178,30 @@ class Closer:
         return Reading(name, recipe, loss)
 
 
+def _against(reading: Reading, others: Sequence[Reading]) -> dict[str, Interval]:
+    """The change in held-out perplexity against each of the others, by name."""
+    return {other.name: paired_interval(reading.loss.losses, other.loss.losses) for other in others}
+
+
+def best_formula(individuals: Sequence[Individual]) -> Individual | None:
+    """The best individual that is one formula under uniform allocation."""
+    alone = [
+        individual
+        for individual in individuals
+        if isinstance(individual.recipe.metric, Metric)
+        and individual.recipe.allocation == UniformAllocation()
+    ]
+    return min(alone, key=lambda individual: individual.fitness, default=None)
+
+
 def choose_finalists(
     individuals: Sequence[Individual],
     incumbent: Individual,
     masker: Masker,
+    log_ratio: Callable[[float, float], float],
     count: int = FINALISTS,
 ) -> list[Individual]:
-    """The best few individuals from distinct mask families.
+    """The best few individuals within reach of the incumbent, from distinct mask families.
 
     The incumbent comes first: it has won by more than noise, where a candidate with a slightly
     lower fitness may only have been lucky.
@@ -172,11 +210,14 @@ def choose_finalists(
         individuals: evaluated candidates.
         incumbent: the one that nothing has beaten.
         masker: gives their masks on the probe matrices.
+        log_ratio: how far the first of two fitnesses is behind the other (`Judge.log_ratio`).
         count: how many to choose.
     """
     ranked = sorted(individuals, key=lambda member: (member.id != incumbent.id, member.fitness))
     chosen: list[tuple[Individual, list[Tensor]]] = []
     for individual in ranked[:CONSIDERED]:
+        if log_ratio(individual.fitness, incumbent.fitness) > WITHIN_REACH:
+            break
         masks = masker.probe_masks(individual.recipe)
         if all(mask_agreement(masks, other) < FAMILY_AGREEMENT for _, other in chosen):
             chosen.append((individual, masks))
@@ -195,20 +236,20 @@ def closing_json(closing: Closing) -> dict[str, Any]:
     """The closing measurements as `prunerzero search --json` prints them."""
 
     def entry(reading: Reading) -> dict[str, Any]:
-        interval = closing.intervals.get(reading.name)
         document: dict[str, Any] = {"heldout_perplexity": reading.loss.perplexity}
         if reading.recipe is not None:
             document |= {
                 "expression": reading.recipe.expression,
                 "group": reading.recipe.group,
             }
-        if interval is not None:
-            document["best_against_it"] = {
-                "change": interval.change,
-                "low": interval.low,
-                "high": interval.high,
-                "significant": interval.significant,
-            }
+        for key, intervals in (
+            ("best_against_it", closing.intervals),
+            ("formula_against_it", closing.formula_intervals),
+        ):
+            if reading.name in intervals:
+                document[key] = asdict(intervals[reading.name]) | {
+                    "significant": intervals[reading.name].significant
+                }
         return document
 
     return {
@@ -216,6 +257,11 @@ def closing_json(closing: Closing) -> dict[str, Any]:
         "baselines": {reading.name: entry(reading) for reading in closing.baselines},
         "wanda_under_found_allocation": (
             entry(closing.wanda_reallocated) if closing.wanda_reallocated else None
+        ),
+        "formula_alone": (
+            entry(closing.formula_alone) | {"candidate": closing.formula.id}
+            if closing.formula_alone and closing.formula
+            else None
         ),
         "finalists": [
             {

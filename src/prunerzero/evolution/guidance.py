@@ -1,58 +1,113 @@
-"""Where sparsity hurts: the marginal cost of pruning in every matrix, from one backward pass.
+"""Where to go from a recipe: derivatives of the divergence from one backward pass.
 
-Let a matrix's sparsity grow by ds: the weights whose scores lie next to the boundary go from w to
-0, and the divergence changes by the sum of -w * dKL/dw over them. One backward pass *at the pruned
-model* therefore gives the derivative of the divergence with respect to the sparsity of all matrices
-at once. An evolution strategy needs tens of evaluations for what this tells for the price of three.
+A search that only measures candidates learns one number from each. One backward pass *at the pruned
+model* costs as much as three such measurements and gives the derivative of the divergence with
+respect to the sparsity of every matrix, and to the exponent of every factor of the formula in every
+kind of matrix (`boundary`).
 """
 
 from __future__ import annotations
 
 import math
-from fractions import Fraction
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from prunerzero.evaluation.divergence import DenseReference, position_kl
+from prunerzero.evolution.boundary import nm_slopes, unstructured_slopes
+from prunerzero.evolution.genome import FACTORS
 from prunerzero.evolution.masking import Masker
 from prunerzero.models.blocks import Matrix
+from prunerzero.pruning.pruner import UnusableScores
 from prunerzero.recipe import Recipe
 
-# Half-width of the band of weights around the boundary, as a share of the matrix.
-BAND = Fraction(5, 100)
-LIMITS = Fraction(2, 100), Fraction(98, 100)
+# Keeps the logarithm of a factor finite where the factor is zero.
+SMALLEST_FACTOR = 1e-20
 
 
-def marginal_costs(masker: Masker, recipe: Recipe, reference: DenseReference) -> dict[str, float]:
-    """Increase in KL divergence for each further weight pruned, by matrix name.
+@dataclass(frozen=True)
+class Guidance:
+    """Derivatives of the divergence at one recipe.
+
+    Attributes:
+        divergence: mean KL divergence there, nats a token; 0 where there is none to measure, as
+            scores or predictions are not finite.
+        costs: change for each further weight pruned, by matrix name; empty for N:M patterns.
+        slopes: change for a unit of each factor's exponent, by kind of matrix and factor.
+    """
+
+    divergence: float
+    costs: Mapping[str, float]
+    slopes: Mapping[str, Mapping[str, float]]
+
+    def to_json(self) -> dict[str, Any]:
+        """As the study keeps it."""
+        return {"divergence": self.divergence, "costs": self.costs, "slopes": self.slopes}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Guidance:
+        """Inverse of `to_json`."""
+        return cls(document["divergence"], document["costs"], document["slopes"])
+
+
+# Measures the derivatives at a recipe.
+Guide = Callable[[Recipe], Guidance]
+
+
+def measure_guidance(masker: Masker, recipe: Recipe, reference: DenseReference) -> Guidance:
+    """Derivatives of the divergence at a recipe; noisy, as they come from few tokens.
+
+    They are all 0 where the recipe cannot rank weights: a descent may come past such a point.
 
     Args:
-        masker: pruner of the model; the model is left pruned by ``recipe``.
-        recipe: where to take the derivative; its pattern must be unstructured.
+        masker: pruner of the model; the model is left pruned by ``recipe`` if that can be.
+        recipe: where to take the derivatives.
         reference: the dense model's predictions on the windows to use.
-
-    Returns:
-        Nats a token for one weight; noisy, and negative where pruning more seems to help.
     """
-    masker.apply(recipe)
-    gradients = _gradients(masker, reference)
+    pattern = masker.pattern
+    costs = {} if pattern.is_nm else {matrix.name: 0.0 for matrix in masker.matrices}
+    slopes = {matrix.kind: dict.fromkeys(FACTORS, 0.0) for matrix in masker.matrices}
+    try:
+        masker.apply(recipe)
+    except UnusableScores:
+        return Guidance(0.0, costs, slopes)
+    divergence, gradients = _gradients(masker, reference)
     sparsities = masker.sparsities(recipe)
-    costs = {}
     for matrix in masker.matrices:
-        sparsity = sparsities[matrix.name]
-        sparser = masker.mask(recipe, matrix, min(sparsity + BAND, LIMITS[1]))
-        denser = masker.mask(recipe, matrix, max(sparsity - BAND, LIMITS[0]))
-        band = denser & ~sparser
-        weight = masker.dense.weights[matrix.name].float()
-        change = float(-(gradients[matrix.name] * weight)[band].sum())
-        # A gradient that overflowed tells nothing of its matrix, and must not spoil the mean.
-        costs[matrix.name] = change / max(1, int(band.sum())) if math.isfinite(change) else 0.0
-    return costs
+        benefit = gradients.pop(matrix.name).mul_(masker.dense.weights[matrix.name])
+        scores = masker.scores(recipe, matrix)
+        logs = [_log_factor(masker, matrix, name) for name in FACTORS]
+        if pattern.is_nm:
+            assert pattern.n is not None
+            assert pattern.m is not None
+            found = nm_slopes(scores, benefit, pattern.n, pattern.m, logs)
+        else:
+            if recipe.group == "matrix":
+                logs = [log.expand_as(scores).reshape(1, -1) for log in logs]
+                scores, benefit = scores.reshape(1, -1), benefit.reshape(1, -1)
+            pruned = int(sparsities[matrix.name] * scores.shape[1])
+            cost, found = unstructured_slopes(scores, benefit, pruned, logs)
+            costs[matrix.name] = _finite(cost)
+        for name, slope in zip(FACTORS, found, strict=True):
+            slopes[matrix.kind][name] += _finite(slope)
+    return Guidance(_finite(divergence), costs, slopes)
 
 
-def _gradients(masker: Masker, reference: DenseReference) -> dict[str, Tensor]:
-    """Gradient of the mean KL divergence with respect to every weight, pruned ones too."""
+def _log_factor(masker: Masker, matrix: Matrix, name: str) -> Tensor:
+    return masker.value(matrix, FACTORS[name]).clamp(min=SMALLEST_FACTOR).log()
+
+
+def _finite(value: float) -> float:
+    """A gradient that overflowed tells nothing of its matrix, and must not spoil the others."""
+    return value if math.isfinite(value) else 0.0
+
+
+def _gradients(masker: Masker, reference: DenseReference) -> tuple[float, dict[str, Tensor]]:
+    """The mean KL divergence, and its gradient with respect to every weight, pruned ones too."""
+    total = 0.0
     for matrix in masker.matrices:
         matrix.parameter.requires_grad_(True)
     try:
@@ -61,8 +116,10 @@ def _gradients(masker: Masker, reference: DenseReference) -> dict[str, Tensor]:
             with torch.enable_grad(), reference.compute.autocast():
                 logits = masker.model(ids, use_cache=False).logits[:, :-1].float()
                 divergence = position_kl(logits, torch.logsumexp(logits, -1), batch).mean()
-            (divergence * len(ids) / len(reference.tokens)).backward()
-        return {matrix.name: _take_gradient(matrix) for matrix in masker.matrices}
+            share = divergence * len(ids) / len(reference.tokens)
+            share.backward()
+            total += share.item()
+        return total, {matrix.name: _take_gradient(matrix) for matrix in masker.matrices}
     finally:
         for matrix in masker.matrices:
             matrix.parameter.requires_grad_(False)

@@ -1,16 +1,15 @@
 """Fitness: how a candidate is measured, and when it becomes the incumbent.
 
 A judge keeps no secrets: whatever it decides follows from the measurements it returned, so a search
-that goes on replays those from the study and is where it was.
+that goes on replays those from the study and is where it was. The rules are in `rungs.py`.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +17,21 @@ from prunerzero.data.windows import Windows, WindowSampler
 from prunerzero.evaluation.divergence import DenseReference, Divergence
 from prunerzero.evaluation.perplexity import measure_loss
 from prunerzero.evolution.masking import Masker
+from prunerzero.evolution.rungs import (
+    RungPlan,
+    Trust,
+    beats_incumbent,
+    decisive,
+    is_drawn,
+    is_promoted,
+    log_ratio,
+)
 from prunerzero.models.compute import Compute
 from prunerzero.pruning.pruner import UnusableScores
 from prunerzero.recipe import Recipe
 from prunerzero.study.records import Measurement
 
-# One-sided 95 %: how many standard errors a new incumbent must win by.
-CONFIDENCE = 1.645
+__all__ = ["IncumbentJudge", "Judge", "PerplexityJudge", "RungPlan", "Verdict", "log_ratio"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,10 @@ class Judge(ABC):
     @abstractmethod
     def recall(self, recipe: Recipe, measurements: Sequence[Measurement]) -> Verdict:
         """Takes note of a verdict that an earlier session reached, without measuring."""
+
+    def log_ratio(self, fitness: float, other: float) -> float:
+        """How much worse the first fitness is than the other, as the logarithm of a ratio."""
+        return fitness - other
 
 
 class PerplexityJudge(Judge):
@@ -100,22 +111,9 @@ class PerplexityJudge(Judge):
             self._best, self.incumbent = fitness, recipe
         return Verdict(fitness, better, tuple(measurements))
 
-
-@dataclass(frozen=True)
-class RungPlan:
-    """How many tokens each rung reads, and when windows change.
-
-    Attributes:
-        length: tokens in a window; many short windows cover more documents than a few long ones.
-        screening: windows of rung 0, which every candidate is measured on.
-        challenge: windows of rung 1, for candidates that may beat the incumbent.
-        round_length: candidates after which windows are drawn afresh even without a new incumbent.
-    """
-
-    length: int = 128
-    screening: int = 8
-    challenge: int = 16
-    round_length: int = 40
+    def log_ratio(self, fitness: float, other: float) -> float:
+        """See `Judge.log_ratio`."""
+        return math.log(fitness / other)
 
 
 class IncumbentJudge(Judge):
@@ -125,10 +123,14 @@ class IncumbentJudge(Judge):
     candidate, chained through the incumbents, so that it means the same whatever windows it was
     measured on: -0.1 is a divergence 10 % lower than the first candidate's.
 
-    A candidate as good as the incumbent on rung 0 is measured on rung 1, whose windows neither has
-    been chosen on. It becomes the incumbent if it wins there by more than noise. Then, and every
-    ``round_length`` candidates, a new round begins: rung 1 gets fresh windows, and those of the old
-    rung 1, where the incumbent's reading is known, serve as rung 0.
+    A candidate as good as the incumbent on rung 0, or nearly (`Trust` says how nearly), is measured
+    on rung 1, whose windows neither has been chosen on. If it wins there by more than noise it is
+    confirmed on rung 2, where the plan has one, and becomes the incumbent. Then, and every
+    ``round_length`` candidates, a new round begins: the upper rungs get fresh windows, and those of
+    the old rung 1, where the incumbent's reading is known, serve as rung 0.
+
+    One candidate in twenty climbs to the top whatever the rungs say, so that what rung 0 throws
+    away is known.
 
     Args:
         masker: prunes the model.
@@ -147,39 +149,41 @@ class IncumbentJudge(Judge):
         self._level = 0.0
         self._round = 0
         self._judged = 0
+        self._judged_in_round = 0
+        self._trust = Trust()
+        self._pruned_by: Recipe | None = None
         self._references: dict[int, DenseReference] = {}
         self._readings: dict[int, Divergence] = {}
 
     def judge(self, recipe: Recipe) -> Verdict:
         """See `Judge.judge`."""
+        self._pruned_by = None  # others may have used the model since
         if self.incumbent is None:
             return self._first(recipe)
-        measurements = [self._measure(recipe, rung=0)]
-        if measurements[0].data["log_ratio"] <= 0:
-            measurements.append(self._measure(recipe, rung=1))
-        return self.recall(recipe, measurements)
+        return self.recall(recipe, self._climb(recipe))
 
     def recall(self, recipe: Recipe, measurements: Sequence[Measurement]) -> Verdict:
         """See `Judge.recall`."""
-        last = measurements[-1]
+        self._judged += 1
         if self.incumbent is None:
             self.incumbent = recipe
             return Verdict(0.0, True, tuple(measurements))
-        ratio, error = last.data["log_ratio"], last.data["standard_error"]
+        ratio, _ = decisive(measurements)
         fitness = self._level + ratio
-        wins = last.rung == 1 and ratio < -CONFIDENCE * error
-        self._judged += 1
+        wins = beats_incumbent(measurements)
+        self._trust.learn(measurements)
+        self._judged_in_round += 1
         if wins:
             self.incumbent, self._level = recipe, fitness
-        if wins or self._judged >= self._plan.round_length:
-            self._next_round(self._reading_of_challenge(last) if wins else None)
+        if wins or self._judged_in_round >= self._plan.round_length:
+            self._next_round(self._reading_of_challenge(measurements[1]) if wins else None)
         return Verdict(fitness, wins, tuple(measurements))
 
     def fresh_reference(self, index: int) -> DenseReference:
         """The dense model's predictions on windows for gradients, apart from those of the rungs."""
         self._masker.restore()
         # Draws of the rungs and of the gradients alternate, so they share no window of an epoch.
-        windows = self._sampler.draw(2 * index + 1, self._plan.challenge)
+        windows = self._sampler.draw(2 * index + 1, self._plan.page)
         tokens = windows.tokens[: self._plan.screening]
         return DenseReference(self._masker.model, tokens, self._compute)
 
@@ -187,19 +191,38 @@ class IncumbentJudge(Judge):
         began = time.perf_counter()
         reading = self._read(recipe, rung=0)
         self._readings[0] = reading
-        return self.recall(recipe, [self._measurement(reading, 0, None, began)])
+        return self.recall(recipe, [self._measurement(reading, 0, None, began, {})])
 
-    def _measure(self, recipe: Recipe, rung: int) -> Measurement:
+    def _climb(self, recipe: Recipe) -> list[Measurement]:
+        """Measures from rung 0 upwards: as far as the candidate gets, or to the top if drawn."""
+        drawn = is_drawn(self._judged)
+        climbed: list[Measurement] = []
+        audit: dict[str, Any] = {}
+        for rung in range(self._plan.top + 1):
+            climbed.append(self._measure(recipe, rung, audit or self._slack(rung)))
+            passes = beats_incumbent(climbed) if rung else is_promoted(climbed[0].data)
+            if not passes and not drawn:
+                break
+            if not passes:
+                audit = {"audit": True}
+        return climbed
+
+    def _slack(self, rung: int) -> dict[str, Any]:
+        return {} if rung else {"slack": self._trust.slack}
+
+    def _measure(self, recipe: Recipe, rung: int, notes: dict[str, Any]) -> Measurement:
         assert self.incumbent is not None
         began = time.perf_counter()
         if rung not in self._readings:
             self._readings[rung] = self._read(self.incumbent, rung)
         reading = self._read(recipe, rung)
-        return self._measurement(reading, rung, self._readings[rung], began)
+        return self._measurement(reading, rung, self._readings[rung], began, notes)
 
     def _read(self, recipe: Recipe, rung: int) -> Divergence:
         reference = self._reference(rung)
-        self._masker.apply(recipe)
+        if self._pruned_by is not recipe:
+            self._masker.apply(recipe)
+            self._pruned_by = recipe
         reading = reference.measure(self._masker.model)
         _require_finite(reading.mean_kl)
         return reading
@@ -207,6 +230,7 @@ class IncumbentJudge(Judge):
     def _reference(self, rung: int) -> DenseReference:
         if rung not in self._references:
             self._masker.restore()
+            self._pruned_by = None
             windows = self._windows(rung)
             self._references[rung] = DenseReference(
                 self._masker.model, windows.tokens, self._compute
@@ -214,14 +238,25 @@ class IncumbentJudge(Judge):
         return self._references[rung]
 
     def _windows(self, rung: int) -> Windows:
-        """Windows of a rung: draw ``2 (round + rung)``, of which rung 0 takes the first part."""
-        drawn = self._sampler.draw(2 * (self._round + rung), self._plan.challenge)
-        return drawn if rung else drawn.subset(0, self._plan.screening)
+        """Windows of a rung: pages of windows, turned by two a round.
+
+        Rungs 1 and 2 share the next round's page, of which rung 0 then takes the first part.
+        """
+        page = self._sampler.draw(2 * (self._round + min(rung, 1)), self._plan.page)
+        challenge = self._plan.challenge
+        if rung == 2:
+            return page.subset(challenge, self._plan.page)
+        return page.subset(0, challenge if rung else self._plan.screening)
 
     def _measurement(
-        self, reading: Divergence, rung: int, incumbent: Divergence | None, began: float
+        self,
+        reading: Divergence,
+        rung: int,
+        incumbent: Divergence | None,
+        began: float,
+        notes: Mapping[str, Any],
     ) -> Measurement:
-        data: dict[str, Any] = {"kl": reading.kl}
+        data: dict[str, Any] = {"kl": reading.kl, **notes}
         if incumbent is not None:
             ratio, error = log_ratio(reading.kl, incumbent.kl)
             data |= {"log_ratio": ratio, "standard_error": error}
@@ -246,7 +281,7 @@ class IncumbentJudge(Judge):
         known = self._readings.get(1)
         reference = self._references.get(1)
         self._round += 1
-        self._judged = 0
+        self._judged_in_round = 0
         self._references.clear()
         self._readings.clear()
         kept = self._plan.screening
@@ -261,22 +296,3 @@ class IncumbentJudge(Judge):
 def _require_finite(value: float) -> None:
     if not math.isfinite(value):
         raise UnusableScores("the pruned model's predictions are not finite")
-
-
-def log_ratio(candidate: Sequence[float], incumbent: Sequence[float]) -> tuple[float, float]:
-    """Log of the ratio of two mean divergences on the same windows, and its standard error.
-
-    Args:
-        candidate: mean divergence of each window, nats a token.
-        incumbent: the same windows' under the incumbent.
-
-    Returns:
-        ``log(mean(candidate) / mean(incumbent))`` and its standard error (delta method, paired).
-    """
-    above, below = math.fsum(candidate), math.fsum(incumbent)
-    count = len(candidate)
-    terms = [
-        c * count / above - i * count / below for c, i in zip(candidate, incumbent, strict=True)
-    ]
-    error = statistics.stdev(terms) / math.sqrt(count) if count > 1 else math.inf
-    return math.log(above / below), error

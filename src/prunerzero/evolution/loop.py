@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
 
 from prunerzero.errors import InputError
-from prunerzero.evolution.guidance import marginal_costs
+from prunerzero.evolution.guidance import Guidance, measure_guidance
 from prunerzero.evolution.judging import IncumbentJudge, Judge
 from prunerzero.evolution.masking import Masker
 from prunerzero.evolution.population import Individual
@@ -24,7 +23,7 @@ from prunerzero.recipe import Recipe
 from prunerzero.study import Candidate, Study
 from prunerzero.study.records import Status
 
-COSTS_EVENT = "marginal-costs"
+GUIDANCE_EVENT = "guidance"
 # Proposals in a row that were all known: the space within reach is exhausted.
 MOST_DUPLICATES = 2000
 
@@ -34,7 +33,7 @@ class Exhausted(Exception):
 
 
 class RecordedGuide:
-    """Marginal costs at a recipe, from the study where an earlier session measured them.
+    """Derivatives at a recipe, from the study where an earlier session measured them.
 
     Args:
         study: the study.
@@ -46,19 +45,19 @@ class RecordedGuide:
         self._study = study
         self._masker = masker
         self._judge = judge
-        self._recorded = deque(event.data["costs"] for event in study.events(COSTS_EVENT))
+        self._recorded = deque(study.events(GUIDANCE_EVENT))
         self._asked = 0
 
-    def __call__(self, recipe: Recipe) -> Mapping[str, float]:
-        """See `prunerzero.evolution.strategies.Guide`."""
+    def __call__(self, recipe: Recipe) -> Guidance:
+        """See `prunerzero.evolution.guidance.Guide`."""
         index = self._asked
         self._asked += 1
         if self._recorded:
-            costs: Mapping[str, float] = self._recorded.popleft()
-            return costs
-        costs = marginal_costs(self._masker, recipe, self._judge.fresh_reference(index))
-        self._study.add_event(COSTS_EVENT, {"index": index, "costs": costs})
-        return costs
+            return Guidance.from_json(self._recorded.popleft().data)
+        reference = self._judge.fresh_reference(index)
+        guidance = measure_guidance(self._masker, recipe, reference)
+        self._study.add_event(GUIDANCE_EVENT, {"index": index, **guidance.to_json()})
+        return guidance
 
 
 class Loop:

@@ -1,32 +1,44 @@
 """From a recipe to a pruned model and back, as fast as a search needs it.
 
-Statistics and dense weights stay in memory, so a candidate costs one scoring, one selection and
-one write of every matrix, and no copy of the model.
+Statistics and dense weights stay in memory, so a candidate costs one pass over every matrix: a
+block of rows is scored, selected and written while it is in cache. What a formula needs to know of
+a whole matrix (columns, rows and scalars) is remembered for the formulas that come after it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from prunerzero.metric.scoring import evaluate
+from prunerzero.evolution.memo import Memo
+from prunerzero.metric import TERMINALS, Metric, Node, Shape
+from prunerzero.metric.scoring import Parts, RowScorer
 from prunerzero.models.blocks import Matrix
 from prunerzero.models.snapshot import DenseWeights
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.pruning.pruner import UnusableScores
 from prunerzero.recipe import Recipe
 from prunerzero.statistics.cache import Statistics
+from prunerzero.threads import for_each
 
 # Matrices whose masks tell two recipes apart before any forward pass.
 PROBES = 6
 
+BLOCK = 1 << 18  # weights scored and selected at once: in cache, yet calls are few
+MEMO_BYTES = 512 << 20
+
 
 class Masker:
     """Applies recipes to one model, one-shot, from statistics of the dense model.
+
+    Beside the model it holds the dense weights and, without limit, each matrix's data terminals
+    that a recipe has asked for (``[out, in]`` for a gradient: four bytes a weight). All else that
+    it remembers stays within `MEMO_BYTES`.
 
     Args:
         model: the causal LM, dense now; `restore` makes it so again.
@@ -49,7 +61,14 @@ class Masker:
         self._shapes = [matrix.shape for matrix in self.matrices]
         self._statistics = statistics
         self._inputs: dict[tuple[str, str], Tensor] = {}
+        self._memo = Memo(MEMO_BYTES)
         self._probes = _spread(self.matrices, PROBES)
+
+    def use(self, statistics: Statistics) -> None:
+        """Takes statistics that hold more terminals than those it was made with."""
+        self._statistics = statistics
+        self._inputs.clear()
+        self._memo.clear()
 
     def fingerprint(self, recipe: Recipe) -> str:
         """Hash of the recipe's masks on a few probe matrices and of its sparsity everywhere.
@@ -80,21 +99,38 @@ class Masker:
         Raises:
             UnusableScores: if the scores are not finite, or all the same.
         """
-        scores = self._scores(recipe, matrix)
-        if self.pattern.is_nm:
-            return self.pattern.mask(scores)
-        return Pattern.unstructured(sparsity).mask(scores, group=recipe.group)
+        return self._select(recipe, self.scores(recipe, matrix), sparsity)
+
+    def scores(self, recipe: Recipe, matrix: Matrix) -> Tensor:
+        """The recipe's scores of one matrix, float32 ``[out, in]``; not to be written to.
+
+        Raises:
+            UnusableScores: if they are not finite, or all the same.
+        """
+        scores = self.value(matrix, self._metric(recipe, matrix))
+        _check(matrix, *torch.aminmax(scores))
+        return scores.expand(matrix.shape.rows, matrix.shape.columns)
+
+    def value(self, matrix: Matrix, metric: Metric) -> Tensor:
+        """Any expression's value on one matrix, in its static shape; not to be written to.
+
+        A value that is no matrix (``[1, in]``, ``[out, 1]``, ``[1, 1]``) is remembered.
+        """
+        return self._scorer(matrix, metric).rows()
 
     def apply(self, recipe: Recipe) -> None:
         """Prunes the model: dense weights where the masks are True, zero elsewhere.
 
+        Matrices are shared among as many threads as torch uses.
+
         Raises:
-            UnusableScores: if scores are not finite; the model is dense again then.
+            UnusableScores: if scores are not finite, or all the same; the model is dense then.
         """
         sparsities = self.sparsities(recipe)
         try:
-            for matrix in self.matrices:
-                self.dense.write_masked(matrix, self.mask(recipe, matrix, sparsities[matrix.name]))
+            for_each(
+                lambda matrix: self._prune(recipe, matrix, sparsities[matrix.name]), self.matrices
+            )
         except BaseException:
             self.restore()
             raise
@@ -103,26 +139,63 @@ class Masker:
         """Makes the model dense again, bit for bit."""
         self.dense.restore()
 
-    def _scores(self, recipe: Recipe, matrix: Matrix) -> Tensor:
-        metric = recipe.metric_for(matrix.kind, matrix.family)
-        inputs = {name: self._input(matrix, name) for name in sorted(metric.terminals)}
-        scores = evaluate(metric.expression, inputs)
-        low, high = torch.aminmax(scores)
-        if not bool(torch.isfinite(low) & torch.isfinite(high)):
-            raise UnusableScores(f"scores of {matrix.name} are not finite")
-        if bool(low == high):
-            raise UnusableScores(f"scores of {matrix.name} are all the same")
-        return scores.expand(matrix.shape.rows, matrix.shape.columns)
+    def _prune(self, recipe: Recipe, matrix: Matrix, sparsity: Fraction) -> None:
+        if recipe.group != "row" and not self.pattern.is_nm:
+            self.dense.write_masked(matrix, self.mask(recipe, matrix, sparsity))
+            return
+        scorer = self._scorer(matrix, self._metric(recipe, matrix))
+        lowest, highest = [], []
+        for rows in _blocks(matrix):
+            scores = scorer.rows(rows)
+            low, high = torch.aminmax(scores)
+            lowest.append(low)
+            highest.append(high)
+            scores = scores.expand(rows.stop - rows.start, matrix.shape.columns)
+            self.dense.write_masked(matrix, self._select(recipe, scores, sparsity), rows)
+        _check(matrix, torch.stack(lowest).amin(), torch.stack(highest).amax())
+
+    def _select(self, recipe: Recipe, scores: Tensor, sparsity: Fraction) -> Tensor:
+        """The mask of whole comparison groups' scores ``[rows, in]``."""
+        if self.pattern.is_nm:
+            return self.pattern.mask(scores)
+        return Pattern.unstructured(sparsity).mask(scores, group=recipe.group)
+
+    def _metric(self, recipe: Recipe, matrix: Matrix) -> Metric:
+        return recipe.metric_for(matrix.kind, matrix.family)
+
+    def _scorer(self, matrix: Matrix, metric: Metric) -> RowScorer:
+        def read(terminal: str, rows: slice) -> Tensor:
+            if terminal == "W":  # from what is read anyway to be written
+                return self.dense.weights[matrix.name][rows].float().abs()
+            values = self._input(matrix, terminal)
+            return values if TERMINALS[terminal].shape is Shape.COLUMN else values[rows]
+
+        def recall(node: Node, compute: Callable[[], Parts]) -> Parts:
+            return self._memo.recall((matrix.name, node), compute)
+
+        return RowScorer(metric.expression, read, matrix.parameter.device, recall)
 
     def _input(self, matrix: Matrix, terminal: str) -> Tensor:
         key = (matrix.name, terminal)
         if key not in self._inputs:
-            if terminal == "W":
-                self._inputs[key] = self.dense.weights[matrix.name].float().abs()
-            else:
-                found = self._statistics.of(matrix, frozenset({terminal}))
-                self._inputs[key] = found[terminal]
+            found = self._statistics.of(matrix, frozenset({terminal}))
+            self._inputs[key] = found[terminal]
         return self._inputs[key]
+
+
+def _blocks(matrix: Matrix) -> Iterator[slice]:
+    """The matrix's rows in blocks of about `BLOCK` weights."""
+    rows, columns = matrix.shape.rows, matrix.shape.columns
+    count = max(1, round(rows * columns / BLOCK))
+    edges = [rows * index // count for index in range(count + 1)]
+    return (slice(*pair) for pair in pairwise(edges) if pair[0] < pair[1])
+
+
+def _check(matrix: Matrix, low: Tensor, high: Tensor) -> None:
+    if not bool(torch.isfinite(low) & torch.isfinite(high)):
+        raise UnusableScores(f"scores of {matrix.name} are not finite")
+    if bool(low == high):
+        raise UnusableScores(f"scores of {matrix.name} are all the same")
 
 
 def _spread(matrices: Sequence[Matrix], count: int) -> list[Matrix]:

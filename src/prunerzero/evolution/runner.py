@@ -6,7 +6,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,27 @@ from prunerzero.data.splits import Split, documents_of
 from prunerzero.data.windows import Windows, WindowSampler, check_length, sample_windows
 from prunerzero.errors import InputError
 from prunerzero.evaluation.comparison import Comparison
-from prunerzero.evolution.closing import Closer, Closing, choose_finalists, closing_json
+from prunerzero.evolution.closing import (
+    Closer,
+    Closing,
+    best_formula,
+    choose_finalists,
+    closing_json,
+)
+from prunerzero.evolution.controls import EvoPressStrategy, RandomStrategy
+from prunerzero.evolution.default import DefaultStrategy
 from prunerzero.evolution.judging import IncumbentJudge, Judge, PerplexityJudge, RungPlan
 from prunerzero.evolution.loop import Exhausted, Loop, RecordedGuide
 from prunerzero.evolution.masking import Masker
 from prunerzero.evolution.population import best_per_size
-from prunerzero.evolution.settings import Budget, Preset, SearchSettings
-from prunerzero.evolution.strategies import DefaultStrategy, PaperStrategy, Strategy
+from prunerzero.evolution.settings import (
+    Budget,
+    GenomeKind,
+    Preset,
+    SearchSettings,
+    check_preset,
+)
+from prunerzero.evolution.strategies import PaperStrategy, Strategy
 from prunerzero.models import Compute, compute_for, find_blocks, load_model
 from prunerzero.models.loading import context_limit
 from prunerzero.progress import Report, silent
@@ -31,13 +45,15 @@ from prunerzero.pruning.calibration import describe
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.pruning.pruner import plan_sparsities
 from prunerzero.recipe import Recipe
-from prunerzero.statistics.cache import gather_statistics, model_hash
+from prunerzero.statistics.cache import Statistics, gather_statistics, model_hash
 from prunerzero.study import Study
 
 VALIDATION_WINDOWS = 8
 HELDOUT_WINDOWS = 24
 PAPER_WINDOWS = 4
-TERMINALS = {"default": frozenset("WAFXG"), "paper": frozenset("WGX")}
+PAPER_TERMINALS, TERMINALS = frozenset("WGX"), frozenset("WAFXG")
+# Where the first candidate is Wanda, that is all it needs.
+FIRST_TERMINALS = frozenset("WAX")
 
 
 @dataclass(frozen=True)
@@ -119,6 +135,7 @@ def search(
     study: str | Path,
     budget: Budget | str = "10m",
     preset: Preset = "default",
+    genome: GenomeKind = "recipe",
     guesses: Sequence[Recipe] = (),
     calibration: str = "wikipedia",
     samples: int = 16,
@@ -136,7 +153,9 @@ def search(
         pattern: what may be zero.
         study: the study's file; begun if it does not exist.
         budget: search time of this call, such as ``10m``, or a `Budget` of candidates.
-        preset: ``default``, or ``paper`` for the published algorithm.
+        preset: ``default``; ``paper`` for the published algorithm; ``random`` and ``evopress``
+            (allocations under Wanda's formula) to compare with.
+        genome: ``recipe``, or ``formula`` for one formula under uniform allocation.
         guesses: the user's own recipes, tried early and bred from.
         calibration: text source; its four splits serve statistics, fitness, the choice of the
             winner and the closing table.
@@ -155,8 +174,7 @@ def search(
         pattern = Pattern.parse(pattern)
     if isinstance(budget, str):
         budget = Budget.parse(budget)
-    if preset == "paper" and guesses:
-        raise InputError("preset 'paper': starts from random trees only, so it takes no guesses")
+    check_preset(preset, pattern, genome, bool(guesses))
     timings: dict[str, float] = {}
     clock = _Clock(timings)
     # There is no autocast to float32, so weights are loaded in it when it is asked for.
@@ -176,40 +194,55 @@ def search(
         model_hash=model_hash(network),
         pattern=str(pattern),
         preset=preset,
+        genome=genome,
         seed=seed,
         guesses=[guess.to_json() for guess in guesses],
         calibration=calibration,
         samples=samples,
         sequence_length=sequence_length,
         compute=f"{compute.device.type}, {str(compute.dtype).removeprefix('torch.')}",
-        rungs={"screening": plan.screening, "challenge": plan.challenge, "length": plan.length},
+        rungs=asdict(plan),
     )
     texts = _Texts(calibration, tokenizer, settings, plan)
     clock.lap("loading")
     with Study.open_or_create(study, settings.model_dump(mode="json")) as store:
-        statistics = gather_statistics(
+
+        def gather(terminals: frozenset[str]) -> Statistics:
+            return gather_statistics(
+                network,
+                matrices,
+                texts.calibration.tokens,
+                terminals,
+                compute,
+                lambda done: report("statistics", done, samples),
+            )
+
+        masker = Masker(
             network,
             matrices,
-            texts.calibration.tokens,
-            TERMINALS[preset],
-            compute,
-            lambda done: report("statistics", done, samples),
+            gather(PAPER_TERMINALS if preset == "paper" else FIRST_TERMINALS),
+            pattern,
         )
-        masker = Masker(network, matrices, statistics, pattern)
-        clock.lap("statistics")
         judge, strategy = _players(preset, settings, guesses, masker, texts, compute, plan, store)
         loop = Loop(store, strategy, judge, masker, pattern)
         loop.replay()
+        if preset != "paper":
+            if not loop.proposals:
+                loop.advance()  # in the study before the long pass for gradients
+                observe(_status(loop, judge, budget, 0.0, 1, 1))
+            masker.restore()
+            masker.use(gather(TERMINALS))
+        clock.lap("statistics")
         _run(loop, store, judge, budget, observe)
         masker.restore()
         clock.lap("search")
         if loop.incumbent is None:
             raise InputError(f"study {store.path}: no candidate could be measured")
         individuals = list(loop.individuals.values())
-        finalists = choose_finalists(individuals, loop.incumbent, masker)
+        finalists = choose_finalists(individuals, loop.incumbent, masker, judge.log_ratio)
         comparison = Comparison(network, blocks, texts.calibration.tokens, compute, report=report)
         closing = Closer(store, comparison, pattern, texts.validation, texts.heldout).close(
-            finalists
+            finalists, best_formula(individuals)
         )
         best = _with_provenance(closing, settings, store, texts)
         recipe_path = store.path.with_name(store.path.name.removesuffix(".db") + ".best.json")
@@ -268,7 +301,7 @@ class _Texts:
         self.selection = WindowSampler(
             documents, tokenizer, Split.SELECTION, plan.length, settings.seed
         )
-        self.selection.draw(0, plan.challenge)  # a text that is too short is found here
+        self.selection.draw(0, plan.page)  # a text that is too short is found here
         self.paper_selection = draw(Split.SELECTION, PAPER_WINDOWS)
         self.selected_on = [document.hash for document in documents_of(documents, Split.SELECTION)]
 
@@ -288,11 +321,27 @@ def _players(
         judge = PerplexityJudge(masker, texts.paper_selection, compute)
         return judge, PaperStrategy(settings.seed)
     incumbent_judge = IncumbentJudge(masker, texts.selection, compute, plan)
-    guide = None
-    if not masker.pattern.is_nm:
-        guide = RecordedGuide(store, masker, incumbent_judge)
+    seed = settings.seed
     shapes = [matrix.shape for matrix in masker.matrices]
-    return incumbent_judge, DefaultStrategy(settings.seed, guesses, shapes, guide)
+    families = {matrix.kind: matrix.family for matrix in masker.matrices}
+    strategy: Strategy
+    if preset == "random":
+        strategy = RandomStrategy(
+            seed, shapes, allocate=not masker.pattern.is_nm and settings.genome == "recipe"
+        )
+    elif preset == "evopress":
+        strategy = EvoPressStrategy(seed, shapes, families)
+    else:
+        strategy = DefaultStrategy(
+            seed,
+            guesses,
+            shapes,
+            families,
+            RecordedGuide(store, masker, incumbent_judge),
+            masker.pattern,
+            formula_only=settings.genome == "formula",
+        )
+    return incumbent_judge, strategy
 
 
 def _run(loop: Loop, store: Study, judge: Judge, budget: Budget, observe: Observer) -> None:
@@ -322,9 +371,7 @@ def _status(
         other = loop.uniform.get(Recipe.named(name).expression)
         if other is None or best is None:
             return None
-        if isinstance(judge, PerplexityJudge):
-            return 1 - best.fitness / other
-        return 1 - math.exp(best.fitness - other)
+        return 1 - math.exp(judge.log_ratio(best.fitness, other))
 
     return Status(
         candidates=rows,

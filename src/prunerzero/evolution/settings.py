@@ -9,8 +9,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from prunerzero.errors import InputError
+from prunerzero.pruning.pattern import Pattern
 
-Preset = Literal["default", "paper"]
+Preset = Literal["default", "paper", "random", "evopress"]
+GenomeKind = Literal["recipe", "formula"]
 
 # The paper's population and iterations, one proposal each.
 PAPER_POPULATION = 50
@@ -69,6 +71,23 @@ class Budget:
         return " or ".join(part for part in parts if part)
 
 
+def check_preset(preset: Preset, pattern: Pattern, genome: GenomeKind, guesses: bool) -> None:
+    """Checks that a preset fits the rest.
+
+    Raises:
+        InputError: it does not; the line says why.
+    """
+    if guesses and preset != "default":
+        raise InputError(f"preset '{preset}': has starting points of its own, so it takes no guess")
+    if genome == "formula" and preset in ("paper", "evopress"):
+        raise InputError(
+            f"preset '{preset}': "
+            + ("searches formulas anyway" if preset == "paper" else "searches allocations alone")
+        )
+    if preset == "evopress" and pattern.is_nm:
+        raise InputError(f"preset 'evopress': {pattern} leaves no allocation to search")
+
+
 class SearchSettings(BaseModel):
     """Everything that decides which candidates a search tries and what they measure.
 
@@ -78,7 +97,8 @@ class SearchSettings(BaseModel):
         model: the model's name as the user gave it.
         model_hash: SHA-256 of its weights.
         pattern: what may be zero.
-        preset: ``default`` or ``paper``.
+        preset: which strategy proposes.
+        genome: ``recipe``, or ``formula`` for one formula under uniform allocation.
         seed: seed of everything random.
         guesses: the user's own metrics or recipes, as JSON objects.
         calibration: text source, for all four splits.
@@ -94,6 +114,7 @@ class SearchSettings(BaseModel):
     model_hash: str
     pattern: str
     preset: Preset = "default"
+    genome: GenomeKind = "recipe"
     seed: int = 0
     guesses: list[dict[str, Any]] = []
     calibration: str = "wikipedia"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prunerzero.errors import InputError
 from prunerzero.metric import kernels
@@ -22,6 +22,18 @@ if TYPE_CHECKING:
 def anything(*_args: Bounds) -> Bounds:
     """The bounds of an operator of which nothing is known."""
     return ANYTHING
+
+
+class Split(NamedTuple):
+    """A kernel in two parts: ``kernel(*args) = finish(*args, *reduce(*args))``.
+
+    Attributes:
+        reduce: What needs the whole arguments; gives a few tensors ``[1, in]`` or smaller.
+        finish: The rest, row by row.
+    """
+
+    reduce: Callable[..., tuple[Tensor, ...]]
+    finish: Callable[..., Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +59,9 @@ class Operator:
         error_growth: How many times the relative error of an argument grows at most in the result
             (infinite where values can cancel).
         error_growth_non_negative: The same where no argument can be negative.
+        row_local: A row of the result depends on no other row of the arguments, so that the
+            search may compute it in blocks of rows.
+        split: How to do so for a kernel that is not row-local but for a few reductions.
     """
 
     name: str
@@ -64,6 +79,8 @@ class Operator:
     scale: Callable[[Shape], Shape] | None = None
     error_growth: float = math.inf
     error_growth_non_negative: float = math.inf
+    row_local: bool = False
+    split: Split | None = None
 
 
 OPERATORS: dict[str, Operator] = {}
@@ -91,8 +108,10 @@ def register(operator: Operator) -> Operator:
         raise InputError(f"{where}: the name is already taken")
     if operator.arity not in (1, 2):
         raise InputError(f"{where}: arity is {operator.arity}, must be 1 or 2")
-    if operator.symbol or operator.constant_exponent:
-        raise InputError(f"{where}: infix symbols and exponents are for the built-in operators")
+    if operator.symbol or operator.constant_exponent or operator.split:
+        raise InputError(
+            f"{where}: infix symbols, exponents and splits are for the built-in operators"
+        )
     _probe(operator, where)
     OPERATORS[operator.name] = operator
     return operator
@@ -130,6 +149,13 @@ def _probe(operator: Operator, where: str) -> None:
         declared = operator.bounds(*[bounds] * operator.arity)
         if not declared.contains(hull(result.flatten().tolist())):
             raise InputError(f"{where}: its function leaves its declared bounds on {name}")
+        one_row = [arg[:1] for arg in args]
+        if (
+            operator.row_local
+            and shape.spans_rows
+            and not torch.equal(operator.kernel(*one_row), result[:1])
+        ):
+            raise InputError(f"{where}: declared row-local, yet other rows change one on {name}")
 
 
 # --- Bounds -----------------------------------------------------------------------------------
@@ -249,6 +275,7 @@ _PAPER = (
     Operator(
         "div", 2, kernels.div, "x / ||y||, the Frobenius norm of y as broadcast against x",
         bounds=_same_sign, error_growth=1,
+        split=Split(kernels.norm, kernels.over_norm),
     ),
     Operator("sqr", 1, lambda x: x * x, "x * x", bounds=_even(_square), even=True, error_growth=2),
     Operator(
@@ -276,10 +303,12 @@ _PAPER = (
     Operator(
         "mms", 1, kernels.mms, "(x - min) / (max - min), over x's own tensor",
         bounds=_unit, increasing_within=ANYTHING, scale=_scalar,
+        split=Split(kernels.extremes, kernels.rescale),
     ),
     Operator(
         "zsn", 1, kernels.zsn, "(x - mean) / std, unbiased, over x's own tensor",
         increasing_within=ANYTHING, scale=_scalar,
+        split=Split(kernels.moments, kernels.standardise),
     ),
 )  # fmt: skip
 
@@ -331,8 +360,14 @@ _EXTENDED = (
     Operator(
         "coln", 1, kernels.column_normalised, "x / colmean(|x|)", bounds=_sign_of,
         increasing_within=ANYTHING, scale=_one_row, error_growth=2,
+        split=Split(kernels.column_magnitude, kernels.ratio),
     ),
 )  # fmt: skip
 
-OPERATORS.update({operator.name: replace(operator, paper=True) for operator in _PAPER})
-OPERATORS.update({operator.name: operator for operator in _EXTENDED})
+# Those that reduce columns or the whole matrix; all others are row-local.
+_WHOLE = frozenset({"div", "mms", "zsn", "colsum", "colmean", "colmax", "colstd", "coln"})
+for _operators, _paper in ((_PAPER, True), (_EXTENDED, False)):
+    for _operator in _operators:
+        OPERATORS[_operator.name] = replace(
+            _operator, paper=_paper, row_local=_operator.name not in _WHOLE
+        )

@@ -1,12 +1,13 @@
 """Scoring: the value of an expression on tensors, in float32.
 
-The only module of the language that imports torch.
+The only module of the language that imports torch. `evaluate` is the plain path on whole matrices;
+`RowScorer` gives the same values block by block, so that intermediate ones stay in cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,13 @@ from prunerzero.metric.operators import OPERATORS
 from prunerzero.metric.terminals import TERMINALS
 from prunerzero.metric.types import Shape
 
+# What is known of a node before an evaluation: its value, or the reductions of its `Split`.
+Parts = tuple[Tensor, ...]
+Read = Callable[[str, slice], Tensor]
+Recall = Callable[[Node, Callable[[], Parts]], Parts]
+
+ALL_ROWS = slice(None)
+
 
 class _Step(NamedTuple):
     node: Node
@@ -26,7 +34,7 @@ class _Step(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def _plan(expression: Node) -> tuple[_Step, ...]:
+def _plan(expression: Node, known: frozenset[Node] = frozenset()) -> tuple[_Step, ...]:
     """The distinct subexpressions, each after its arguments: equal ones are computed once."""
     positions: dict[Node, int] = {}
     drafts: list[tuple[Node, tuple[int, ...]]] = []
@@ -34,8 +42,11 @@ def _plan(expression: Node) -> tuple[_Step, ...]:
     def visit(node: Node) -> int:
         if node not in positions:
             args = node.args
-            if isinstance(node, Call) and OPERATORS[node.operator].constant_exponent:
-                args = args[:1]
+            if isinstance(node, Call):
+                if node in known and not _is_split(node):
+                    args = ()
+                elif OPERATORS[node.operator].constant_exponent:
+                    args = args[:1]
             steps = tuple(visit(arg) for arg in args)
             positions[node] = len(drafts)
             drafts.append((node, steps))
@@ -49,9 +60,37 @@ def _plan(expression: Node) -> tuple[_Step, ...]:
     )
 
 
+def _is_split(node: Call) -> bool:
+    """Whether reductions alone are computed ahead, not the node's value, which is a matrix."""
+    return node.shape is Shape.FULL and OPERATORS[node.operator].split is not None
+
+
+@lru_cache(maxsize=1024)
+def _first_pass(expression: Node) -> tuple[Call, ...]:
+    """The nodes of which something must be known before a block of rows can be computed.
+
+    They are those that are no matrix (so small, and shared by a population), and those that need
+    the whole matrix.
+    """
+    found: dict[Call, None] = {}
+
+    def visit(node: Node) -> None:
+        if not isinstance(node, Call) or node in found:
+            return
+        local = OPERATORS[node.operator].row_local
+        if node.shape is not Shape.FULL or not local:
+            found[node] = None
+        if node.shape is Shape.FULL and (local or _is_split(node)):
+            for arg in node.args:
+                visit(arg)
+
+    visit(expression)
+    return tuple(found)
+
+
 @torch.no_grad()
 def evaluate(expression: Node, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The value of an expression on prepared tensors: the search's hot path, nothing is checked.
+    """The value of an expression on prepared tensors: the reference, nothing is checked.
 
     Args:
         expression: The expression.
@@ -62,21 +101,27 @@ def evaluate(expression: Node, inputs: Mapping[str, Tensor]) -> Tensor:
         A float32 tensor of the expression's static shape, which may be one of ``inputs`` itself.
     """
     device = next((tensor.device for tensor in inputs.values()), None)
+    return _run(_plan(expression), lambda name, _: inputs[name], ALL_ROWS, {}, device)
+
+
+def _run(
+    plan: tuple[_Step, ...],
+    read: Read,
+    rows: slice,
+    known: Mapping[Node, Parts],
+    device: torch.device | None,
+) -> Tensor:
     results: list[Tensor | None] = []
-    for node, arg_steps, done in _plan(expression):
+    for node, arg_steps, done in plan:
         args: list[Any] = [results[step] for step in arg_steps]
         if isinstance(node, Leaf):
-            result = inputs[node.name]
+            result = read(node.name, rows)
         elif isinstance(node, Constant):
             result = torch.full((1, 1), node.value, dtype=torch.float32, device=device)
         else:
             assert isinstance(node, Call)
-            operator = OPERATORS[node.operator]
-            if operator.constant_exponent:
-                exponent = node.args[1]
-                assert isinstance(exponent, Constant)
-                args.append(exponent.value)
-            result = operator.kernel(*args)
+            parts = known.get(node)
+            result = _call(node, args, parts and [_of_rows(part, rows) for part in parts])
         results.append(result)
         del args
         for step in done:  # large matrices: keep no more alive than needed
@@ -84,6 +129,77 @@ def evaluate(expression: Node, inputs: Mapping[str, Tensor]) -> Tensor:
     final = results[-1]
     assert final is not None
     return final
+
+
+def _of_rows(part: Tensor, rows: slice) -> Tensor:
+    spans_rows = part.dim() == 2 and len(part) > 1
+    return part[rows] if spans_rows else part
+
+
+def _call(node: Call, args: list[Any], parts: Sequence[Tensor] | None) -> Tensor:
+    operator = OPERATORS[node.operator]
+    if parts is not None:
+        return operator.split.finish(*args, *parts) if operator.split and args else parts[0]
+    if operator.constant_exponent:
+        exponent = node.args[1]
+        assert isinstance(exponent, Constant)
+        args.append(exponent.value)
+    return operator.kernel(*args)
+
+
+def afresh(_node: Node, compute: Callable[[], Parts]) -> Parts:
+    """Remembers nothing: the default `Recall`."""
+    return compute()
+
+
+class RowScorer:
+    """An expression on one matrix, for any block of its rows.
+
+    A first pass computes what a block cannot know; then `rows` equals those rows of `evaluate`.
+
+    Args:
+        expression: The expression.
+        read: Gives a terminal's rows, float32: a full one's ``[rows, in]``, a column one's
+            ``[1, in]`` whatever the rows. ``W`` is already absolute.
+        device: Where these tensors are.
+        recall: Called with a node and a function that computes what has to be known of it over
+            the whole matrix; may return what the function returned before. The tensors are of any
+            shape up to ``[out, in]``.
+    """
+
+    def __init__(
+        self, expression: Node, read: Read, device: torch.device, recall: Recall = afresh
+    ) -> None:
+        self._read = read
+        self._device = device
+        self._recall = recall
+        self._known = self._ahead(expression)
+        self._plan = _plan(expression, frozenset(self._known))
+
+    @torch.no_grad()
+    def rows(self, rows: slice = ALL_ROWS) -> Tensor:
+        """The value for some rows, ``[rows or 1, in or 1]``; it must not be written to."""
+        return _run(self._plan, self._read, rows, self._known, self._device)
+
+    def _ahead(self, *expressions: Node) -> dict[Node, Parts]:
+        return {
+            node: self._recall(node, partial(self._compute, node))
+            for expression in expressions
+            for node in _first_pass(expression)
+        }
+
+    @torch.no_grad()
+    def _compute(self, node: Call) -> Parts:
+        known = self._ahead(*node.args)
+
+        def whole(part: Node) -> Tensor:
+            plan = _plan(part, frozenset(known))
+            return _run(plan, self._read, ALL_ROWS, known, self._device)
+
+        split = OPERATORS[node.operator].split
+        if split is None or not _is_split(node):
+            return (whole(node),)
+        return split.reduce(*map(whole, node.args))
 
 
 def score(expression: Node, tensors: Mapping[str, Tensor | None]) -> Tensor:

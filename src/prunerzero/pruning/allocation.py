@@ -7,7 +7,7 @@ A new one is a model with a `name` of its own, added to `Allocation`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Annotated, Literal, NamedTuple
 
@@ -17,7 +17,7 @@ from prunerzero.errors import InputError
 from prunerzero.pruning.pattern import Pattern
 
 LOWEST, HIGHEST = Fraction(5, 100), Fraction(95, 100)  # widened to contain the pattern's sparsity
-KIND = "kind:"  # prefix of a kind's offset among the parameters
+MOST_KNOTS = 1024  # points of a curve
 
 Offset = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -60,30 +60,20 @@ class UniformAllocation(_Allocation):
         return self.name
 
 
-class DepthKindAllocation(_Allocation):
-    """Sparsity by kind of matrix and by depth, twelve numbers for a Llama.
+class CurvesAllocation(_Allocation):
+    """Sparsity by kind of matrix and depth: a curve over the blocks for each kind.
 
-    A matrix's sparsity is the pattern's, plus the offset of its kind, plus a parabola over depth
-    t in [-1, 1], plus the offset of its block if that is one of the first two or the last;
-    clipped, and shifted so that the total is right. Offsets are shares of 1: 0.1 prunes ten
-    percentage points more.
+    A matrix's sparsity is the pattern's plus its kind's curve at its block; clipped, and shifted
+    so that the total is right. Offsets are shares of 1: 0.1 prunes ten percentage points more.
 
     Attributes:
-        kinds: Offset of each kind of matrix; a kind that is not named has 0.
-        linear: Coefficient of t.
-        quadratic: Coefficient of t^2 - 1/3, which is 0 on average.
-        first: Offset of the first block.
-        second: Offset of the second block.
-        last: Offset of the last block.
+        curves: By kind, offsets at evenly spaced depths from the first block to the last, linear
+            in between; one number is a constant, two are a line, as many as there are blocks give
+            each block its own. A kind that is not named has 0.
     """
 
-    name: Literal["depth-kind"] = "depth-kind"
-    kinds: dict[str, Offset] = {}
-    linear: Offset = 0.0
-    quadratic: Offset = 0.0
-    first: Offset = 0.0
-    second: Offset = 0.0
-    last: Offset = 0.0
+    name: Literal["curves"] = "curves"
+    curves: dict[str, Annotated[tuple[Offset, ...], Field(min_length=1, max_length=MOST_KNOTS)]]
 
     def sparsities(self, matrices: Sequence[MatrixShape], pattern: Pattern) -> dict[str, Fraction]:
         """Each matrix's sparsity, by name.
@@ -105,36 +95,24 @@ class DepthKindAllocation(_Allocation):
 
     def offset(self, matrix: MatrixShape) -> float:
         """What is added to the pattern's sparsity before clipping and shifting."""
-        t = 2 * matrix.block / (matrix.blocks - 1) - 1 if matrix.blocks > 1 else 0.0
-        # In a short model the first block is first even when it is last too.
-        at_end = {matrix.blocks - 1: self.last, 1: self.second, 0: self.first}
-        return (
-            self.kinds.get(matrix.kind, 0.0)
-            + self.linear * t
-            + self.quadratic * (t * t - 1 / 3)
-            + at_end.get(matrix.block, 0.0)
-        )
-
-    def parameters(self) -> dict[str, float]:
-        """The numbers by name, as a continuous optimiser takes them; kinds are `kind:q_proj`."""
-        numbers = self.model_dump(exclude={"name", "kinds"})
-        return {KIND + kind: offset for kind, offset in self.kinds.items()} | numbers
-
-    @classmethod
-    def from_parameters(cls, parameters: Mapping[str, float]) -> DepthKindAllocation:
-        """Inverse of `parameters`."""
-        kinds = {k.removeprefix(KIND): v for k, v in parameters.items() if k.startswith(KIND)}
-        others = {k: v for k, v in parameters.items() if not k.startswith(KIND)}
-        return cls.model_validate({"kinds": kinds, **others})
+        knots = self.curves.get(matrix.kind, (0.0,))
+        place = matrix.block / max(1, matrix.blocks - 1) * (len(knots) - 1)
+        left = min(int(place), len(knots) - 1)
+        right = min(left + 1, len(knots) - 1)
+        return knots[left] + (place - left) * (knots[right] - knots[left])
 
     def key(self) -> str:
         """Text that is equal for equivalent allocations: offsets to four decimals, none if 0."""
-        rounded = {name: f"{value:.4f}" for name, value in sorted(self.parameters().items())}
-        offsets = [f"{name}={value}" for name, value in rounded.items() if float(value)]
-        return f"{self.name}({', '.join(offsets)})" if offsets else "uniform"
+        curves = {
+            kind: " ".join(f"{offset:.4f}" for offset in knots)
+            for kind, knots in sorted(self.curves.items())
+            if any(round(offset, 4) for offset in knots)
+        }
+        listed = "; ".join(f"{kind}: {knots}" for kind, knots in curves.items())
+        return f"{self.name}({listed})" if curves else "uniform"
 
 
-Allocation = Annotated[UniformAllocation | DepthKindAllocation, Field(discriminator="name")]
+Allocation = Annotated[UniformAllocation | CurvesAllocation, Field(discriminator="name")]
 
 
 def spend(

@@ -10,18 +10,20 @@ of rows that stay in cache, shared among `torch.get_num_threads()` threads. Othe
 the torch functions at the end, which need no synchronisation.
 """
 
-import os
+import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 
+from prunerzero.threads import for_each
+
 Array = np.ndarray[Any, Any]
 
-BLOCK = 1 << 18  # weights worked on at once: in cache, yet numpy's cost per call is small
+BLOCK = 1 << 19  # weights worked on at once: in cache, yet numpy's cost per call is small
 WORDS: dict[int, Any] = {
     2: np.uint16,
     4: np.uint32,
@@ -70,35 +72,36 @@ def _in_blocks(kernel: Callable[[Array, Array], None], scores: torch.Tensor) -> 
     array = scores.detach().contiguous().numpy()
     rows, columns = array.shape
     kept = np.empty((rows, columns), np.bool_)
-    step = max(1, BLOCK // max(1, columns))
-
-    def work(begin: int, end: int) -> None:
-        for row in range(begin, end, step):
-            stop = min(row + step, end)
-            kernel(array[row:stop], kept[row:stop])
-
-    threads = min(torch.get_num_threads(), rows) if array.size >= BLOCK else 1
-    edges = [rows * i // threads for i in range(threads + 1)]
-    shares = [_pool().submit(work, *edges[i : i + 2]) for i in range(1, threads)]
-    work(*edges[:2])
-    for share in shares:
-        share.result()
+    # Not more than BLOCK at once, and something for every thread where that is worth it.
+    count = max(-(-array.size // BLOCK), min(torch.get_num_threads(), 4 * array.size // BLOCK), 1)
+    edges = [rows * index // count for index in range(count + 1)]
+    blocks = [slice(*pair) for pair in pairwise(edges) if pair[0] < pair[1]]
+    for_each(lambda block: kernel(array[block], kept[block]), blocks)
     return torch.from_numpy(kept)
 
 
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="masks")
+_own = threading.local()
 
 
-if hasattr(os, "register_at_fork"):  # a forked child has none of its parent's threads
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+def _scratch(size: int, kind: Any) -> Array:
+    """Memory of this thread for `size` numbers, the same at every call.
+
+    The system zeroes the pages of fresh memory, which takes as long as half the work on them.
+    """
+    wanted, usual = size * np.dtype(kind).itemsize, BLOCK * np.dtype(np.int32).itemsize
+    if wanted > usual:
+        return np.empty(size, kind)
+    if getattr(_own, "memory", np.empty(0)).size < usual:
+        _own.memory = np.empty(usual, np.uint8)
+    memory: Array = _own.memory[:wanted].view(kind)
+    return memory
 
 
 def _keep_highest(scores: Array, pruned: int, kept: Array) -> None:
     if scores.min() >= 0:  # also False for NaN
         # The bits of non-negative floats are ordered like the floats; adding 0 makes -0.0 0.0.
-        ordered, work = scores, np.add(scores, np.float32(0)).view(np.int32)
+        work = _scratch(scores.size, np.float32).reshape(scores.shape)
+        ordered, work = scores, np.add(scores, np.float32(0), out=work).view(np.int32)
     else:
         ordered = _keys(scores)
         work = ordered.copy()
@@ -140,20 +143,32 @@ def _keep_n_of_m(scores: Array, n: int, m: int, kept: Array) -> None:
     word = WORDS[m]
     # Comparisons of NaN are all False, those of keys are right.
     flat = (_keys(scores) if np.isnan(scores.min()) else scores).reshape(-1)
-    before = np.empty(flat.size, np.bool_)
-    ranks = np.full(flat.size // m, _in_bytes(range(m - 1, -1, -1)), word)
-    pairs = np.empty_like(ranks)
-    for distance in range(1, m):
+    before = kept.reshape(-1)  # the result takes its place at the end
+    ranks, pairs = _scratch(2 * flat.size // m, word).reshape(2, -1)
+    for distance, (inside, step) in enumerate(_rank_steps(m), 1):
         np.less_equal(flat[:-distance], flat[distance:], out=before[:-distance])
-        inside = _in_bytes(1 for _ in range(m - distance))  # not across the end of a group
-        np.bitwise_and(before.view(word), word(inside), out=pairs)
-        np.multiply(pairs, word(256**distance - 1), out=pairs)
-        np.add(ranks, pairs, out=ranks)
-    np.greater_equal(ranks.view(np.uint8), np.uint8(m - n), out=kept.reshape(-1))
+        change = ranks if distance == 1 else pairs
+        np.bitwise_and(before.view(word), inside, out=change)
+        np.multiply(change, step, out=change)
+        np.add(ranks, _START[m] if distance == 1 else pairs, out=ranks)
+    np.greater_equal(ranks.view(np.uint8), np.uint8(m - n), out=before)
+
+
+@cache
+def _rank_steps(m: int) -> list[tuple[Any, Any]]:
+    """For each distance: the pairs that do not cross the end of a group, and the factor."""
+    word = WORDS[m]
+    return [
+        (word(_in_bytes(1 for _ in range(m - distance))), word(256**distance - 1))
+        for distance in range(1, m)
+    ]
 
 
 def _in_bytes(values: Iterable[int]) -> int:
     return sum(value << (8 * i) for i, value in enumerate(values))
+
+
+_START = {m: word(_in_bytes(range(m - 1, -1, -1))) for m, word in WORDS.items()}
 
 
 def _keys(scores: Array) -> Array:

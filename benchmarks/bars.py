@@ -1,0 +1,188 @@
+"""The searches behind docs/results.md, as one resumable script.
+
+    python benchmarks/bars.py [--only NAME ...] [--json]
+
+Each run is a search with a study of its own in benchmarks/runs/; what it showed is added to
+benchmarks/data/bars.json as soon as it is known. A run that was cut off goes on where it was, one
+that is recorded is not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prunerzero import __version__, search
+from prunerzero.evolution.settings import Budget, GenomeKind, Preset
+from prunerzero.files import read_json, write_json
+from prunerzero.study import Study
+
+HERE = Path(__file__).parent
+RECORD = HERE / "data" / "bars.json"
+STUDIES = HERE / "runs"
+MODEL = "smollm2"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One search.
+
+    Attributes:
+        pattern: what may be zero.
+        seed: seed of the search.
+        preset: its strategy.
+        genome: what it varies.
+        budget: its time.
+        like: name of the run whose number of candidates it gets instead of a time.
+    """
+
+    pattern: str
+    seed: int = 0
+    preset: Preset = "default"
+    genome: GenomeKind = "recipe"
+    budget: str = "10m"
+    like: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Unique among the runs; part of file names."""
+        parts = [self.pattern.replace("%", "").replace(":", "of"), self.preset, self.genome]
+        return "-".join([*parts, self.budget, f"seed{self.seed}"])
+
+
+RUNS = (
+    Run("50%", 0),
+    Run("2:4", 0),
+    Run("50%", 1),
+    Run("2:4", 1),
+    Run("50%", 2),
+    Run("2:4", 2),
+    Run("60%"),
+    Run("70%"),
+    Run("4:8"),
+    Run("50%", genome="formula"),
+    Run("50%", preset="evopress"),
+    Run("50%", preset="random", like="50-default-recipe-10m-seed0"),
+    Run("50%", 2, budget="5m"),
+)
+
+
+def main() -> None:
+    """Runs what is not recorded yet."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", choices=[run.name for run in RUNS])
+    parser.add_argument("--json", action="store_true", help="print the record on stdout")
+    arguments = parser.parse_args()
+    for run in RUNS:
+        if run.name in _record() or (arguments.only and run.name not in arguments.only):
+            continue
+        print(f"{run.name} begins", file=sys.stderr, flush=True)
+        result = measured(run)
+        write_json(RECORD, _record() | {run.name: result})
+        print(summary(run.name, result), file=sys.stderr, flush=True)
+    if arguments.json:
+        print(json.dumps(_record(), indent=1))
+    else:
+        for name, result in _record().items():
+            print(summary(name, result))
+
+
+def measured(run: Run) -> dict[str, Any]:
+    """Searches, closes, and returns what the record keeps."""
+    STUDIES.mkdir(parents=True, exist_ok=True)
+    study = STUDIES / f"{run.name}.db"
+    began = time.perf_counter()
+    result = search(
+        MODEL,
+        run.pattern,
+        study=study,
+        budget=_budget(run, study),
+        preset=run.preset,
+        genome=run.genome,
+        seed=run.seed,
+        observe=_Observer(),
+    )
+    document = result.to_json()
+    document["best"]["recipe"] = result.best.to_json()
+    return document | {
+        "model": MODEL,
+        "pattern": run.pattern,
+        "seed": run.seed,
+        "preset": run.preset,
+        "genome": run.genome,
+        "whole_seconds": time.perf_counter() - began,
+        "date": datetime.now(UTC).date().isoformat(),
+        "version": __version__,
+        "machine": platform.processor() or platform.machine(),
+        "best_so_far": _best_so_far(study),
+    }
+
+
+def summary(name: str, result: dict[str, Any]) -> str:
+    """One line: the best recipe and the best single formula against the baselines."""
+    parts = [f"{name}: best {result['best']['heldout_perplexity']:.2f}"]
+    alone = result["formula_alone"]
+    if alone:
+        parts.append(f"one formula {alone['heldout_perplexity']:.2f}")
+    for baseline, entry in result["baselines"].items():
+        change = entry["best_against_it"]
+        part = f"{baseline} {entry['heldout_perplexity']:.2f} ({change['change']:+.1%}, "
+        part += f"{change['low']:+.1%} to {change['high']:+.1%}"
+        if alone:
+            part += f"; one formula {entry['formula_against_it']['change']:+.1%}"
+        parts.append(part + ")")
+    return "; ".join(parts)
+
+
+def _budget(run: Run, study: Path) -> Budget:
+    if run.like is not None:
+        return Budget(candidates=_record()[run.like]["candidates"])
+    spent = 0.0
+    if study.exists():
+        with Study.open(study) as store:
+            spent = sum(event.data["seconds"] for event in store.events("session-end"))
+    whole = Budget.parse(run.budget)
+    assert whole.seconds is not None
+    return Budget(seconds=max(0.0, whole.seconds - spent))
+
+
+def _best_so_far(study: Path) -> list[dict[str, Any]]:
+    """Fitness of each new incumbent and the seconds of measuring until then."""
+    curve: list[dict[str, Any]] = []
+    with Study.open(study) as store:
+        seconds = 0.0
+        for row in store.candidates():
+            seconds += row.seconds
+            if row.fitness is not None and (not curve or row.fitness < curve[-1]["fitness"]):
+                curve.append({"candidate": row.id, "seconds": seconds, "fitness": row.fitness})
+    return curve
+
+
+class _Observer:
+    """A line a minute on stderr."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def __call__(self, status: Any) -> None:
+        if status.seconds - self._last < 60:
+            return
+        self._last = status.seconds
+        gain = f"{status.gain:.1%}" if status.gain is not None else "?"
+        line = f"{status.seconds:.0f} s, {status.candidates} candidates, below Wanda {gain}"
+        print(line, file=sys.stderr, flush=True)
+
+
+def _record() -> dict[str, Any]:
+    return read_json(RECORD, "record") if RECORD.exists() else {}
+
+
+if __name__ == "__main__":
+    main()

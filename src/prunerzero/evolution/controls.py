@@ -1,0 +1,101 @@
+"""What the default search is compared with: random search, and a search of allocations alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from random import Random
+
+from prunerzero.evolution.genome import Genome
+from prunerzero.evolution.grammar import DEFAULT
+from prunerzero.evolution.population import Individual
+from prunerzero.evolution.strategies import Outcome, Proposal, Strategy, bare
+from prunerzero.pruning.allocation import CurvesAllocation, MatrixShape
+from prunerzero.recipe import Recipe
+
+
+class RandomStrategy(Strategy):
+    """Wanda, then nothing but fresh random trees, each under a random allocation if that is free.
+
+    Args:
+        seed: seed of everything random here.
+        shapes: the model's prunable matrices.
+        allocate: the pattern leaves the sparsity of single matrices free.
+    """
+
+    KNOTS = 4
+    SPREAD = 0.06  # of the offsets, as wide as what searches find
+
+    def __init__(self, seed: int, shapes: Sequence[MatrixShape], *, allocate: bool) -> None:
+        self._random = Random(seed)
+        self._kinds = list(dict.fromkeys(shape.kind for shape in shapes))
+        self._allocate = allocate
+        self._begun = False
+
+    def ask(self) -> Proposal:
+        """See `Strategy.ask`."""
+        if not self._begun:
+            self._begun = True
+            return Proposal(bare(Recipe.named("wanda")), "zoo")
+        recipe = Recipe(metric=DEFAULT.tree(self._random).simplify())
+        if self._allocate and self._random.random() < 0.5:
+            curves = {
+                kind: tuple(
+                    round(self._random.gauss(0.0, self.SPREAD), 4) for _ in range(self.KNOTS)
+                )
+                for kind in self._kinds
+            }
+            recipe = recipe.model_copy(update={"allocation": CurvesAllocation(curves=curves)})
+        return Proposal(recipe, "random")
+
+    def tell(self, individual: Individual, outcome: Outcome) -> None:
+        """See `Strategy.tell`; chance learns nothing."""
+
+
+class EvoPressStrategy(Strategy):
+    """Wanda's formula under an evolved allocation, in the manner of EvoPress (arXiv 2410.14649).
+
+    A child moves one to three pairs of matrices of one kind a level apart: one becomes sparser, the
+    other denser, so that the total stays. The selection in several steps is the judge's: few tokens
+    for all children, more and fresh ones for those that may beat the parent.
+
+    Args:
+        seed: seed of everything random here.
+        shapes: the model's prunable matrices.
+    """
+
+    STEP = 0.05
+    MOST_PAIRS = 3
+
+    def __init__(
+        self, seed: int, shapes: Sequence[MatrixShape], families: Mapping[str, str]
+    ) -> None:
+        self._random = Random(seed)
+        self._blocks = shapes[0].blocks
+        self._kinds = list(dict.fromkeys(shape.kind for shape in shapes))
+        wanda = Genome.of(bare(Recipe.named("wanda")), families)
+        flat = CurvesAllocation(curves=dict.fromkeys(self._kinds, (0.0,) * self._blocks))
+        self._parent = replace(wanda, allocation=flat)
+        self._best: int | None = None
+
+    def ask(self) -> Proposal:
+        """See `Strategy.ask`."""
+        if self._best is None:
+            self._asked = self._parent
+            return Proposal(bare(Recipe.named("wanda")), "zoo")
+        assert isinstance(self._parent.allocation, CurvesAllocation)
+        curves = {kind: list(knots) for kind, knots in self._parent.allocation.curves.items()}
+        pairs = min(self._random.randint(1, self.MOST_PAIRS) for _ in range(2))
+        for _ in range(pairs):
+            kind = self._random.choice(self._kinds)
+            sparser, denser = self._random.sample(range(self._blocks), 2)
+            curves[kind][sparser] = round(curves[kind][sparser] + self.STEP, 4)
+            curves[kind][denser] = round(curves[kind][denser] - self.STEP, 4)
+        allocation = CurvesAllocation(curves={kind: tuple(knots) for kind, knots in curves.items()})
+        self._asked = replace(self._parent, allocation=allocation)
+        return Proposal(self._asked.recipe(), "swap", (self._best,))
+
+    def tell(self, individual: Individual, outcome: Outcome) -> None:
+        """See `Strategy.tell`."""
+        if outcome is Outcome.INCUMBENT:
+            self._parent, self._best = self._asked, individual.id

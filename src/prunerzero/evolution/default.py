@@ -1,0 +1,203 @@
+"""Our strategy: gradient descent on exponents and allocation, genetic programming on formulas."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from random import Random
+
+from prunerzero import zoo
+from prunerzero.evolution import variation
+from prunerzero.evolution.descent import Descent
+from prunerzero.evolution.genome import Genome
+from prunerzero.evolution.grammar import DEFAULT
+from prunerzero.evolution.guidance import Guide
+from prunerzero.evolution.population import Individual, Population
+from prunerzero.evolution.strategies import Outcome, Proposal, Strategy, bare
+from prunerzero.metric import Metric
+from prunerzero.pruning.allocation import MatrixShape
+from prunerzero.pruning.pattern import Pattern
+from prunerzero.recipe import FAMILIES, Group, Recipe
+
+# Products of powers, and sums that favour F where it is large: what the published metrics have in
+# common. Exponents and coefficients are starting points.
+SEEDS = (
+    "W * A * F ** 0.25",
+    "W * sqrt(A * F)",
+    "W * A / sqrt(colmean(W))",
+    "W * (A + 100 * F)",
+    "W * (A + 1000 * F)",
+    "W * sqrt(A) * (W * A ** 2 + 10 * F)",
+)
+
+
+class DefaultStrategy(Strategy):
+    """Alternates between descents and bursts of children.
+
+    It starts from Wanda, the rest of the zoo, the user's guesses, products of powers and a few
+    random trees. A descent takes a few steps down the measured derivatives (`guidance`) and
+    proposes where it arrives; while that makes a new incumbent, another follows. Then a burst of
+    children varies the base formula by genetic programming. Children inherit the exponents and the
+    allocation that the descent has reached, or no other formula could win.
+
+    Args:
+        seed: seed of everything random here.
+        guesses: the user's own recipes; where the result shall be one formula, each of theirs is
+            tried by itself.
+        shapes: the model's prunable matrices.
+        families: the family of every kind of matrix.
+        guide: measures the derivatives at a recipe.
+        pattern: what may be zero.
+        formula_only: the result shall be one formula under uniform allocation.
+    """
+
+    POPULATION = 40
+    RANDOM_TREES = 4
+    STEPS = 4  # of one descent
+    CHILDREN = 12  # of one burst
+    # A descent that arrives this much above the incumbent (log ratio) has lost its way.
+    ASTRAY = 0.03
+
+    def __init__(
+        self,
+        seed: int,
+        guesses: Sequence[Recipe],
+        shapes: Sequence[MatrixShape],
+        families: Mapping[str, str],
+        guide: Guide,
+        pattern: Pattern,
+        *,
+        formula_only: bool = False,
+    ) -> None:
+        self._random = Random(seed)
+        self._families = families
+        self._guide = guide
+        self._formula_only = formula_only
+        self._shapes = list(shapes)
+        self._spread = None if pattern.is_nm or formula_only else pattern
+        self._population = Population(self.POPULATION)
+        self._genomes: dict[int, Genome] = {}
+        self._incumbent: Individual | None = None
+        self._point: Genome | None = None  # where the descent stands
+        # Where there is no allocation to gain from, one formula for all is looked for first.
+        self._descent = self._new_descent(tied=self._spread is None)
+        self._children_left = 0
+        self._descending = False
+        self._queue = deque(self._start(guesses))
+
+    def ask(self) -> Proposal:
+        """See `Strategy.ask`."""
+        if self._queue:
+            genome, origin = self._queue.popleft()
+            return self._proposal(genome, origin)
+        if self._incumbent is None:
+            return self._proposal(self._fresh(), "random")
+        if self._descending:  # the recipe that it arrived at could not be measured
+            self._end_descent(astray=True)
+        if self._children_left:
+            self._children_left -= 1
+            return self._vary(self._incumbent)
+        return self._descend(self._incumbent)
+
+    def tell(self, individual: Individual, outcome: Outcome) -> None:
+        """See `Strategy.tell`."""
+        if outcome is not Outcome.KNOWN:
+            self._genomes[individual.id] = self._asked
+            self._population.add(individual)
+        if outcome is Outcome.INCUMBENT:
+            self._incumbent = individual
+            self._point = self._asked
+        if self._descending:
+            assert self._incumbent is not None
+            behind = individual.fitness - self._incumbent.fitness
+            self._end_descent(astray=behind > self.ASTRAY, again=outcome is Outcome.INCUMBENT)
+
+    def _end_descent(self, *, astray: bool, again: bool = False) -> None:
+        self._descending = False
+        if astray:
+            self._point = None
+        if not again:
+            self._children_left = self.CHILDREN
+        if self._descent.tied and not self._formula_only:
+            self._descent = self._new_descent(tied=False)
+
+    def _new_descent(self, *, tied: bool) -> Descent:
+        return Descent(self._shapes, tied=tied, spread=self._spread)
+
+    def _start(self, guesses: Sequence[Recipe]) -> list[tuple[Genome, str]]:
+        # Wanda first: fitness is relative to the first candidate.
+        known = [Recipe.named("wanda"), *(r for r in zoo.entries() if r.name != "wanda")]
+        if self._formula_only:
+            guesses = [
+                Recipe(metric=formula, group=guess.group)
+                for guess in guesses
+                for formula in guess.formulas.values()
+            ]
+        return [
+            *((self._genome(bare(recipe)), "zoo") for recipe in known),
+            *((self._genome(recipe), "guess") for recipe in guesses),
+            *((self._genome(Recipe(metric=Metric.parse(text))), "seed") for text in SEEDS),
+            *((self._fresh(), "random") for _ in range(self.RANDOM_TREES)),
+        ]
+
+    def _genome(self, recipe: Recipe) -> Genome:
+        return Genome.of(recipe, self._families)
+
+    def _fresh(self) -> Genome:
+        return self._genome(Recipe(metric=DEFAULT.tree(self._random).simplify()))
+
+    def _proposal(self, genome: Genome, origin: str, *parents: Individual) -> Proposal:
+        self._asked = genome
+        return Proposal(genome.recipe(), origin, tuple(sorted({parent.id for parent in parents})))
+
+    def _descend(self, incumbent: Individual) -> Proposal:
+        point = self._point or self._genomes[incumbent.id]
+        for _ in range(self.STEPS):
+            point = self._descent.step(point, self._guide(point.recipe()))
+        self._point, self._descending = point, True
+        return self._proposal(point, "descent", incumbent)
+
+    def _vary(self, incumbent: Individual) -> Proposal:
+        random = self._random
+        chance = random.random()
+        if chance < 0.04:
+            return self._proposal(self._fresh(), "random")
+        best = random.random() < 0.5
+        first = incumbent if best else self._population.tournament(random)
+        second = self._population.tournament(random)
+        donor = self._point or self._genomes[incumbent.id]
+        if random.random() < 0.2:
+            donor = self._genomes[first.id]
+        if chance < 0.08 and self._spread is not None:
+            group: Group = "matrix" if donor.group == "row" else "row"
+            return self._proposal(replace(donor, group=group), "group", first)
+        family = None if self._formula_only or random.random() < 0.6 else random.choice(FAMILIES)
+        if family not in self._families.values():
+            family = None
+        formula = self._formula(first, family)
+        child, origin = self._changed(formula, self._formula(second, family), chance)
+        child = child.simplify()
+        if not child.shape.spans_columns:
+            return self._proposal(self._fresh(), "random")
+        parents = (first, second) if origin == "crossover" else (first,)
+        return self._proposal(donor.with_formula(child, family), origin, *parents)
+
+    def _formula(self, individual: Individual, family: str | None) -> Metric:
+        genome = self._genomes[individual.id]
+        kinds = [kind for kind, of in self._families.items() if family in (None, of)]
+        return genome.formula_for(kinds[0])
+
+    def _changed(self, formula: Metric, other: Metric, chance: float) -> tuple[Metric, str]:
+        random = self._random
+        if chance < 0.35:
+            return variation.crossover(formula, other, random), "crossover"
+        if chance < 0.50:
+            return variation.mutate_constant(formula, random), "constant"
+        if chance < 0.63:
+            return variation.mutate_node(formula, DEFAULT, random), "mutation"
+        if chance < 0.78:
+            return variation.mutate_subtree(formula, DEFAULT, random), "mutation"
+        if chance < 0.93:
+            return variation.insert_factor(formula, DEFAULT, random), "factor"
+        return variation.shrink(formula, random), "shrink"

@@ -1,0 +1,218 @@
+"""The rules of the fitness ladder: who climbs, who wins, and how far the cheapest rung is trusted.
+
+All of it is pure: what is decided follows from measurements and from a count of candidates, so the
+same study always gives the same decisions, and `prunerzero.analysis.agreement` can repeat them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from prunerzero.study.records import Measurement
+
+# One-sided 95 %: how many standard errors a new incumbent must win by.
+CONFIDENCE = 1.645
+
+# One candidate in so many is measured on every rung, whatever the cheaper ones say of it.
+AUDIT_EVERY = 20
+AUDIT_SEED = "prunerzero audit"
+
+# The trust in rung 0 is reviewed after so many candidates that have both readings, if so many of
+# them are audits: without some, only candidates that rung 0 liked would testify for it.
+REVIEW_READINGS = 12
+REVIEW_AUDITS = 2
+# Simulated on the spread and the noise of real searches, tau is about 0.8 where rung 0 is sound,
+# 0.3 where it is three times noisier than it was there, and 0 where it tells nothing.
+LOWEST_TAU = 0.5
+# Both in standard errors of rung 0's own log ratio.
+SLACK_STEP = 0.5
+MOST_SLACK = 2.0
+
+
+@dataclass(frozen=True)
+class RungPlan:
+    """How many tokens each rung reads, and when windows change.
+
+    Attributes:
+        length: tokens in a window; many short windows cover more documents than a few long ones.
+        screening: windows of rung 0, which every candidate is measured on; at most ``challenge``.
+        challenge: windows of rung 1, for candidates that may beat the incumbent.
+        confirm: further windows, rung 2, for those that beat it on rung 1; 0 for no such rung.
+        round_length: candidates after which windows are drawn afresh even without a new incumbent.
+    """
+
+    length: int = 128
+    screening: int = 8
+    challenge: int = 16
+    confirm: int = 0
+    round_length: int = 40
+
+    @property
+    def top(self) -> int:
+        """The dearest rung."""
+        return 2 if self.confirm else 1
+
+    @property
+    def page(self) -> int:
+        """Windows in one draw of the sampler: those of rungs 1 and 2 together."""
+        return self.challenge + self.confirm
+
+
+def log_ratio(candidate: Sequence[float], incumbent: Sequence[float]) -> tuple[float, float]:
+    """Log of the ratio of two mean divergences on the same windows, and its standard error.
+
+    Args:
+        candidate: mean divergence of each window, nats a token.
+        incumbent: the same windows' under the incumbent.
+
+    Returns:
+        ``log(mean(candidate) / mean(incumbent))`` and its standard error (delta method, paired).
+    """
+    above, below = math.fsum(candidate), math.fsum(incumbent)
+    count = len(candidate)
+    terms = [
+        c * count / above - i * count / below for c, i in zip(candidate, incumbent, strict=True)
+    ]
+    error = statistics.stdev(terms) / math.sqrt(count) if count > 1 else math.inf
+    return math.log(above / below), error
+
+
+def is_drawn(judged: int) -> bool:
+    """Whether the candidate that follows ``judged`` others is drawn for an audit (1 in 20)."""
+    digest = hashlib.sha256(f"{AUDIT_SEED} {judged}".encode()).digest()
+    return int.from_bytes(digest[:8]) % AUDIT_EVERY == 0
+
+
+def is_audit(measurement: Measurement) -> bool:
+    """Whether the candidate got to this rung by the draw alone."""
+    return bool(measurement.data and measurement.data.get("audit"))
+
+
+def sampling_weight(measurement: Measurement) -> int:
+    """How many candidates a reading stands for: an audit speaks for those that were not drawn."""
+    return AUDIT_EVERY if is_audit(measurement) else 1
+
+
+def is_promoted(screening: Mapping[str, Any]) -> bool:
+    """Whether rung 0 lets a candidate pass, from the data of its measurement there.
+
+    It must not be worse than the incumbent by more than ``slack`` standard errors.
+    """
+    slack = screening["slack"]
+    allowed = slack * screening["standard_error"] if slack else 0.0
+    return bool(screening["log_ratio"] <= allowed)
+
+
+def decisive(measurements: Sequence[Measurement]) -> tuple[float, float]:
+    """Log ratio to the incumbent, and its standard error, that count for a candidate.
+
+    From rung 1 upwards the readings are pooled, each weighted by its windows. Rung 0 only screens:
+    it counts for candidates that were measured nowhere else.
+
+    Args:
+        measurements: the candidate's, from rung 0 upwards.
+    """
+    readings = [measurement.data for measurement in measurements[1:] or measurements]
+    if len(readings) == 1:
+        return readings[0]["log_ratio"], readings[0]["standard_error"]
+    counts = [len(data["kl"]) for data in readings]
+    shares = [count / sum(counts) for count in counts]
+    ratio = math.fsum(s * data["log_ratio"] for s, data in zip(shares, readings, strict=True))
+    error = math.hypot(
+        *(s * data["standard_error"] for s, data in zip(shares, readings, strict=True))
+    )
+    return ratio, error
+
+
+def beats_incumbent(measurements: Sequence[Measurement]) -> bool:
+    """Whether a candidate wins above rung 0 by more than noise.
+
+    One that does climbs as long as there are rungs; so if these are all of its measurements, it is
+    the new incumbent.
+    """
+    if len(measurements) < 2:
+        return False
+    ratio, error = decisive(measurements)
+    return ratio < -CONFIDENCE * error
+
+
+def weighted_tau(
+    first: Sequence[float], second: Sequence[float], weights: Sequence[float]
+) -> float | None:
+    """Kendall's tau-a where each pair counts by the product of its members' weights.
+
+    With weights of one over the probability of being observed, it estimates the tau of all
+    candidates from those that have both readings. A tie in either reading counts as no agreement.
+
+    Args:
+        first: one reading of each candidate.
+        second: the other reading of each.
+        weights: positive weights of the candidates.
+
+    Returns:
+        In [-1, 1]; None for fewer than two candidates.
+    """
+    agreement = total = 0.0
+    for (a, b, w), (c, d, v) in combinations(zip(first, second, weights, strict=True), 2):
+        product = (a - c) * (b - d)
+        agreement += w * v * ((product > 0) - (product < 0))
+        total += w * v
+    return agreement / total if total else None
+
+
+def rung_tau(pairs: Sequence[tuple[Measurement, Measurement]]) -> float | None:
+    """Agreement of two neighbouring rungs: the weighted tau of their log ratios.
+
+    Log ratios and not fitness: the incumbent's level is in the fitness of both rungs, and would
+    pass for agreement. Candidates reach the dearer rung by the cheaper one's favour (all of them)
+    or by the draw (1 in 20 of the others), so an audit counts 20 times: without that, only the
+    range that the cheaper rung let pass would be compared.
+
+    Args:
+        pairs: the measurements of each candidate on the cheaper and on the dearer rung.
+    """
+    return weighted_tau(
+        [cheap.data["log_ratio"] for cheap, _ in pairs],
+        [dear.data["log_ratio"] for _, dear in pairs],
+        [sampling_weight(dear) for _, dear in pairs],
+    )
+
+
+class Trust:
+    """How far rung 0 is trusted, as the slack that it grants.
+
+    Every `REVIEW_READINGS` candidates with both readings (and at least `REVIEW_AUDITS` audits
+    among them) tau is reviewed: below `LOWEST_TAU` the slack grows by a step, else it shrinks by
+    one. An audited candidate that beats the incumbent is a winner that rung 0 would have thrown
+    away, and it stands for twenty: the slack grows at once. Each change starts a new review.
+
+    Attributes:
+        slack: standard errors by which a candidate may be worse than the incumbent on rung 0.
+    """
+
+    def __init__(self) -> None:
+        self.slack = 0.0
+        self._pairs: list[tuple[Measurement, Measurement]] = []
+
+    def learn(self, measurements: Sequence[Measurement]) -> None:
+        """Takes note of a candidate's measurements, from rung 0 upwards."""
+        if len(measurements) < 2:
+            return
+        self._pairs.append((measurements[0], measurements[1]))
+        audits = sum(is_audit(challenge) for _, challenge in self._pairs)
+        if is_audit(measurements[1]) and beats_incumbent(measurements):
+            self._change(SLACK_STEP)
+        elif len(self._pairs) >= REVIEW_READINGS and audits >= REVIEW_AUDITS:
+            tau = rung_tau(self._pairs)
+            assert tau is not None
+            self._change(SLACK_STEP if tau < LOWEST_TAU else -SLACK_STEP)
+
+    def _change(self, step: float) -> None:
+        self.slack = min(MOST_SLACK, max(0.0, self.slack + step))
+        self._pairs.clear()

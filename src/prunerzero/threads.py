@@ -1,0 +1,99 @@
+"""Independent pieces of work on as many threads as torch uses.
+
+Torch shares one operation among its threads, which does not pay for the small operations on a
+block that stays in cache. Here every thread has a piece of its own, and torch a single thread in
+each.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import lru_cache
+from typing import Generic, TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+
+
+def for_each(work: Callable[[Item], None], items: Sequence[Item]) -> None:
+    """Calls ``work`` on every item; all calls have ended when it returns or raises.
+
+    Args:
+        work: what to do; it may be called from several threads at once.
+        items: begun in this order.
+
+    Raises:
+        Exception: of the calls that failed, the error of the first item; items not yet begun
+            are left out then. Whatever the number of threads, it is the same one.
+    """
+    threads = min(torch.get_num_threads(), len(items))
+    if threads <= 1:
+        for item in items:
+            work(item)
+        return
+    crew = _Crew(work, items)
+    shares = [_pool(torch.get_num_threads()).submit(crew.work_on) for _ in range(threads)]
+    try:
+        wait(shares)
+    except BaseException:  # an interrupt: nothing may go on behind the caller's back
+        crew.stop()
+        wait(shares)
+        raise
+    if crew.errors:
+        raise crew.errors[min(crew.errors)]
+
+
+class _Crew(Generic[Item]):
+    """Threads that take items from one queue."""
+
+    def __init__(self, work: Callable[[Item], None], items: Sequence[Item]) -> None:
+        self.errors: dict[int, BaseException] = {}
+        self._work = work
+        self._items = items
+        self._next = 0
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def work_on(self) -> None:
+        """Works until nothing is left, or a piece has failed."""
+        while not self._stopped:
+            with self._lock:
+                index = self._next
+                self._next += 1
+            if index >= len(self._items):
+                return
+            try:
+                self._work(self._items[index])
+            except BaseException as error:
+                self.errors[index] = error
+                self.stop()
+
+    def stop(self) -> None:
+        """Lets no further piece begin."""
+        self._stopped = True
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """A pool all of whose threads have been started with one torch thread each."""
+    ready = threading.Barrier(threads + 1)
+
+    def start() -> None:
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # a thread's first call takes over what was set last, by anyone
+        ready.wait()
+
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="prunerzero")
+    for _ in range(threads):
+        pool.submit(start)
+    ready.wait()
+    torch.set_num_threads(threads)  # what threads that start later will have
+    return pool
+
+
+if hasattr(os, "register_at_fork"):  # a forked child has none of its parent's threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
