@@ -19,15 +19,34 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from prunerzero import __version__, search
-from prunerzero.evolution.settings import Budget, GenomeKind, Preset
+import quiet  # noqa: F401  before torch
+from reference import LENGTH, MODEL, TEXT
+
+from prunerzero import Pattern, Recipe, __version__, load_model, search
+from prunerzero.data.sources import load_documents
+from prunerzero.data.splits import Split
+from prunerzero.data.windows import sample_windows
+from prunerzero.evaluation.comparison import Comparison
+from prunerzero.evaluation.perplexity import TextLoss, paired_interval
+from prunerzero.evolution.rungs import beats_incumbent
+from prunerzero.evolution.runner import HELDOUT_WINDOWS
+from prunerzero.evolution.settings import (
+    PAPER_ITERATIONS,
+    PAPER_POPULATION,
+    Budget,
+    GenomeKind,
+    Preset,
+)
 from prunerzero.files import read_json, write_json
+from prunerzero.models import compute_for, find_blocks
+from prunerzero.pruning.owl import owl_allocation
+from prunerzero.statistics.cache import gather_statistics
 from prunerzero.study import Study
 
 HERE = Path(__file__).parent
 RECORD = HERE / "data" / "bars.json"
 STUDIES = HERE / "runs"
-MODEL = "smollm2"
+SAMPLES = 16
 
 
 @dataclass(frozen=True)
@@ -41,6 +60,8 @@ class Run:
         genome: what it varies.
         budget: its time.
         like: name of the run whose number of candidates it gets instead of a time.
+        owl: Wanda with OWL's allocation is read on held-out text too.
+        texts: further texts that winner and Wanda are read on.
     """
 
     pattern: str
@@ -49,6 +70,8 @@ class Run:
     genome: GenomeKind = "recipe"
     budget: str = "10m"
     like: str | None = None
+    owl: bool = False
+    texts: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -57,19 +80,22 @@ class Run:
         return "-".join([*parts, self.budget, f"seed{self.seed}"])
 
 
+UNSEEN = ("web", "news")  # C4 passages and news: texts that no search has seen
+
 RUNS = (
-    Run("50%", 0),
-    Run("2:4", 0),
+    Run("50%", 0, texts=UNSEEN),
+    Run("2:4", 0, texts=UNSEEN),
     Run("50%", 1),
     Run("2:4", 1),
     Run("50%", 2),
     Run("2:4", 2),
-    Run("60%"),
-    Run("70%"),
+    Run("60%", owl=True),
+    Run("70%", owl=True),
     Run("4:8"),
     Run("50%", genome="formula"),
     Run("50%", preset="evopress"),
     Run("50%", preset="random", like="50-default-recipe-10m-seed0"),
+    Run("50%", preset="paper", budget="2h"),
     Run("50%", 2, budget="5m"),
 )
 
@@ -86,6 +112,8 @@ def main() -> None:
         print(f"{run.name} begins", file=sys.stderr, flush=True)
         result = measured(run)
         write_json(RECORD, _record() | {run.name: result})
+        if run.owl or run.texts:
+            write_json(RECORD, _record() | {run.name: result | {"further": further(run, result)}})
         print(summary(run.name, result), file=sys.stderr, flush=True)
     if arguments.json:
         print(json.dumps(_record(), indent=1))
@@ -121,8 +149,42 @@ def measured(run: Run) -> dict[str, Any]:
         "date": datetime.now(UTC).date().isoformat(),
         "version": __version__,
         "machine": platform.processor() or platform.machine(),
-        "best_so_far": _best_so_far(study),
+        "best_so_far": read_curve(study),
     }
+
+
+def further(run: Run, result: dict[str, Any]) -> dict[str, Any]:
+    """The run's further readings: sequential pruning, the run's own calibration windows."""
+    model, tokenizer = load_model(MODEL)
+    compute, blocks = compute_for(model, None), find_blocks(model)
+    pattern, wanda = Pattern.parse(run.pattern), Recipe.named("wanda")
+    documents = load_documents(TEXT)
+    calibration = sample_windows(
+        documents, tokenizer, Split.CALIBRATION, SAMPLES, LENGTH, run.seed
+    ).tokens
+    comparison = Comparison(model, blocks, calibration, compute)
+
+    def loss(recipe: Recipe, text: str) -> TextLoss:
+        windows = sample_windows(
+            load_documents(text), tokenizer, Split.HELDOUT, HELDOUT_WINDOWS, LENGTH, 0
+        )
+        return comparison.measure("", recipe, pattern, windows, remember=True).loss
+
+    found: dict[str, Any] = {}
+    best = Recipe.from_json(result["best"]["recipe"])
+    for text in run.texts:
+        ours, theirs = loss(best, text), loss(wanda, text)
+        interval = paired_interval(ours.losses, theirs.losses)
+        found[text] = {"best": ours.perplexity, "wanda": theirs.perplexity} | interval.to_json()
+    if run.owl:
+        matrices = [matrix for block in blocks for matrix in block.matrices]
+        statistics = gather_statistics(model, matrices, calibration, frozenset("A"), compute)
+        owl = owl_allocation(blocks, statistics, pattern)
+        theirs = loss(wanda.model_copy(update={"allocation": owl}), TEXT)
+        ours = loss(best, TEXT)
+        interval = paired_interval(ours.losses, theirs.losses)
+        found["owl"] = {"best": ours.perplexity, "owl": theirs.perplexity} | interval.to_json()
+    return found
 
 
 def summary(name: str, result: dict[str, Any]) -> str:
@@ -150,19 +212,29 @@ def _budget(run: Run, study: Path) -> Budget:
             spent = sum(event.data["seconds"] for event in store.events("session-end"))
     whole = Budget.parse(run.budget)
     assert whole.seconds is not None
-    return Budget(seconds=max(0.0, whole.seconds - spent))
+    proposals = PAPER_POPULATION + PAPER_ITERATIONS if run.preset == "paper" else None
+    return Budget(seconds=max(0.0, whole.seconds - spent), proposals=proposals)
 
 
-def _best_so_far(study: Path) -> list[dict[str, Any]]:
-    """Fitness of each new incumbent and the seconds of measuring until then."""
+def read_curve(study: Path) -> list[dict[str, Any]]:
+    """Each new incumbent of a study: its fitness, and the search time until it was in the study."""
     curve: list[dict[str, Any]] = []
     with Study.open(study) as store:
-        seconds = 0.0
+        starts = [_time(event.created) for event in store.events("session-start")]
+        spent = [0.0, *(event.data["seconds"] for event in store.events("session-end"))]
         for row in store.candidates():
-            seconds += row.seconds
-            if row.fitness is not None and (not curve or row.fitness < curve[-1]["fitness"]):
-                curve.append({"candidate": row.id, "seconds": seconds, "fitness": row.fitness})
+            if row.id is None or row.created is None or row.fitness is None:
+                continue
+            if curve and not beats_incumbent(list(store.measurements("fitness", row.id))):
+                continue
+            session = max((n for n, at in enumerate(starts) if at <= _time(row.created)), default=0)
+            seconds = sum(spent[: session + 1]) + max(0.0, _time(row.created) - starts[session])
+            curve.append({"candidate": row.id, "seconds": seconds, "fitness": row.fitness})
     return curve
+
+
+def _time(created: str) -> float:
+    return datetime.fromisoformat(created).timestamp()
 
 
 class _Observer:

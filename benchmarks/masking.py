@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 
+import quiet  # noqa: F401  before torch
 import torch
 from torch import Tensor
 

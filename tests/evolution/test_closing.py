@@ -98,7 +98,7 @@ def test_validation_chooses_and_heldout_is_read_for_the_winner_alone(study):
     assert heldout == [
         "candidate 2",
         "dense",
-        *zoo.names(),
+        *(recipe.name for recipe in zoo.published()),
         "wanda under the found allocation of candidate 2",
     ]
     assert [name for name, split in comparison.measured if split is Split.VALIDATION] == [
@@ -110,7 +110,9 @@ def test_validation_chooses_and_heldout_is_read_for_the_winner_alone(study):
 
 def test_baselines_have_uniform_allocation_and_wanda_is_shown_under_the_found_one(study):
     closing = close(study, Comparison({"candidate 2": 1.5}))
-    assert {reading.name for reading in closing.baselines} == set(zoo.names())
+    assert {reading.name for reading in closing.baselines} == {
+        recipe.name for recipe in zoo.published()
+    }
     for reading in closing.baselines:
         assert reading.recipe.allocation == UniformAllocation()
         assert reading.recipe.group == Recipe.named(reading.name).group
@@ -138,7 +140,7 @@ def test_wanda_as_the_winner_is_not_measured_again(study):
 
 def test_intervals_are_the_paired_ones(study):
     closing = close(study, Comparison({"candidate 2": 1.5}))
-    names = {"dense", *zoo.names(), closing.wanda_reallocated.name}
+    names = {"dense", *(recipe.name for recipe in zoo.published()), closing.wanda_reallocated.name}
     assert closing.intervals.keys() == names
     for reading in (closing.dense, *closing.baselines, closing.wanda_reallocated):
         expected = paired_interval(closing.best.loss.losses, reading.loss.losses)

@@ -148,7 +148,7 @@ def test_it_starts_from_wanda_the_zoo_guesses_and_products():
         *["seed"] * len(SEEDS),
         *["random"] * DefaultStrategy.RANDOM_TREES,
     ]
-    names = ["wanda", *(name for name in zoo.names() if name != "wanda")]
+    names = ["wanda", *(recipe.name for recipe in zoo.published() if recipe.name != "wanda")]
     for name, proposal in zip(names, proposals, strict=False):
         assert proposal.recipe.key(HALF) == Recipe.named(name).key(HALF)
         assert not proposal.recipe.name

@@ -17,7 +17,7 @@ from prunerzero.pruning.pruner import UnusableScores
 from prunerzero.recipe import Recipe
 from prunerzero.study import Candidate, Measurement, Study
 
-PLAN = RungPlan(length=32, screening=4, challenge=8, round_length=5)
+PLAN = RungPlan(length=32, screening=4, challenge=8, round_length=5, guidance=6)
 METRICS = (
     "rown(A)",
     "W * F",
@@ -311,7 +311,7 @@ def test_gradients_never_see_windows_of_a_rung(tools, sampler):
     previous = set()
     for index in range(3):
         reference = judge.fresh_reference(index)
-        assert len(reference.tokens) == PLAN.screening
+        assert len(reference.tokens) == PLAN.guidance
         assert not rows(reference.tokens) & (seen | previous)
         previous |= rows(reference.tokens)
         indices = {draw for draw, tokens in recorder.draws.values() if rows(tokens) & previous}

@@ -4,7 +4,14 @@ from prunerzero.errors import InputError
 from prunerzero.evolution import loop as loop_module
 from prunerzero.evolution.guidance import Guidance
 from prunerzero.evolution.judging import Judge, Verdict
-from prunerzero.evolution.loop import GUIDANCE_EVENT, Exhausted, Loop, RecordedGuide
+from prunerzero.evolution.loop import (
+    GUIDANCE_EVENT,
+    Deadline,
+    Exhausted,
+    Loop,
+    OutOfTime,
+    RecordedGuide,
+)
 from prunerzero.evolution.strategies import Outcome, Proposal, Strategy
 from prunerzero.pruning.pruner import UnusableScores
 from prunerzero.recipe import Recipe
@@ -225,15 +232,24 @@ def test_derivatives_are_measured_once(bench, study, monkeypatch):
 
     monkeypatch.setattr(loop_module, "measure_guidance", measure)
     wanda, magnitude = Recipe.named("wanda"), Recipe.named("magnitude")
-    guide = RecordedGuide(study, tools.masker, References())
+    deadline = Deadline()
+    guide = RecordedGuide(study, tools.masker, References(), deadline)
     first, second = guide(wanda), guide(magnitude)
     assert first != second
     assert measured == [(wanda, "reference 0"), (magnitude, "reference 1")]
     assert GUIDANCE_EVENT == "guidance"
     events = [event.data for event in study.events(GUIDANCE_EVENT)]
     assert [data["index"] for data in events] == [0, 1]
-    again = RecordedGuide(study, tools.masker, References())
+    again = RecordedGuide(study, tools.masker, References(), deadline)
     assert [again(wanda), again(magnitude)] == [first, second]
     assert len(measured) == 2
     again(wanda)
     assert measured[2] == (wanda, "reference 2")
+    # Late in a session what is recorded is told still, and nothing new is begun.
+    late = RecordedGuide(study, tools.masker, References(), Deadline(at=0.0))
+    assert late(wanda) == first
+    late(magnitude)
+    late(wanda)
+    with pytest.raises(OutOfTime):
+        late(wanda)
+    assert len(measured) == 3

@@ -19,6 +19,7 @@ import typer
 
 from prunerzero import __version__, cli
 from prunerzero.errors import InputError
+from prunerzero.openmp import wait_passively
 
 _PROGRAM = "prunerzero"
 _FRAMES = 6
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 a fault of ours, 2 wrong usage or input, 130 interrupted.
     """
+    wait_passively()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not sys.stderr.isatty():
         # tqdm reads this when it is imported. On a terminal a download of gigabytes should show.

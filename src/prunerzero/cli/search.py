@@ -146,6 +146,7 @@ class _Console:
         self._progress: Progress | None = None
         self._best: Recipe | None = None  # as of the last plain line
         self._printed = 0.0
+        self._priced = False
 
     def __enter__(self) -> _Console:
         return self
@@ -169,7 +170,10 @@ class _Console:
         self._progress(step, done, total)
 
     def observe(self, status: Status) -> None:
-        """Shows how the search is doing."""
+        """Shows how the search is doing, and first of all what a candidate costs."""
+        if not self._priced:
+            self._priced = True
+            note(_price(status))
         if not self._terminal:
             news = status.best is not self._best
             if news or time.monotonic() - self._printed > PLAIN_INTERVAL:
@@ -184,6 +188,15 @@ class _Console:
             self._live = Live(console=Console(stderr=True))
             self._live.start()
         self._live.update(_table(status))
+
+
+def _price(status: Status) -> str:
+    """What a candidate costs on this model, and what the budget buys."""
+    price = f"a candidate takes about {status.candidate_seconds:.1f} s here"
+    if status.budget.seconds is None:
+        return price
+    bought = max(1, round(status.budget.seconds / status.candidate_seconds))
+    return f"{price}; {status.budget.seconds:.0f} s buy {bought}, or fewer and some descents"
 
 
 def _facts(status: Status) -> list[tuple[str, str]]:
@@ -216,6 +229,23 @@ def _table(status: Status) -> Table:
     for name, value in _facts(status):
         table.add_row(f"[bold]{name}[/bold]", escape(value))
     return table
+
+
+def _allocation(recipe: Recipe) -> list[tuple[str, str]]:
+    """How the sparsity is spread, a line for each kind of matrix."""
+    from prunerzero.pruning.allocation import CurvesAllocation
+
+    allocation = recipe.allocation
+    if not isinstance(allocation, CurvesAllocation):
+        return [("allocation", allocation.key())]
+    return [
+        (
+            f"{kind}",
+            f"sparser by {sum(curve) / len(curve):+.3f} on average over the blocks "
+            f"({min(curve):+.3f} to {max(curve):+.3f})",
+        )
+        for kind, curve in allocation.curves.items()
+    ]
 
 
 def _print(
@@ -257,10 +287,11 @@ def _print(
     print_table(("recipe", "group", "perplexity", "best found against it (95 %)"), rows)
     timings = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.timings.items())
     readings = result.heldout_readings
+    print()
+    for name, text in [*result.best.formulas.items(), *_allocation(result.best)]:
+        print(f"{name or 'formula':<12} {text}")
     print(
-        f"\nfound    {result.best.expression}\n"
-        f"allocation {result.best.allocation.key()}\n"
-        f"recipe   {result.recipe_path}\n"
+        f"recipe       {result.recipe_path}\n"
         f"{result.candidates} candidates; {timings}"
         + (f"\nheld-out text has been read {readings} times in this study" if readings > 1 else "")
     )

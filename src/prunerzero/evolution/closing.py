@@ -112,7 +112,7 @@ class Closer:
         dense = self._read("dense", None)
         baselines = tuple(
             self._read(recipe.name, recipe.model_copy(update={"allocation": UniformAllocation()}))
-            for recipe in zoo.entries()
+            for recipe in zoo.published()
         )
         reallocated = None
         if winner.recipe.allocation.key() != UniformAllocation().key():

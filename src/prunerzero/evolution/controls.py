@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from random import Random
 
+from prunerzero.errors import InputError
 from prunerzero.evolution.genome import Genome
 from prunerzero.evolution.grammar import DEFAULT
 from prunerzero.evolution.population import Individual
@@ -72,6 +73,8 @@ class EvoPressStrategy(Strategy):
     ) -> None:
         self._random = Random(seed)
         self._blocks = shapes[0].blocks
+        if self._blocks < 2:
+            raise InputError("preset 'evopress': a model of one block has no pairs to trade")
         self._kinds = list(dict.fromkeys(shape.kind for shape in shapes))
         wanda = Genome.of(bare(Recipe.named("wanda")), families)
         flat = CurvesAllocation(curves=dict.fromkeys(self._kinds, (0.0,) * self._blocks))

@@ -127,7 +127,7 @@ class DefaultStrategy(Strategy):
 
     def _start(self, guesses: Sequence[Recipe]) -> list[tuple[Genome, str]]:
         # Wanda first: fitness is relative to the first candidate.
-        known = [Recipe.named("wanda"), *(r for r in zoo.entries() if r.name != "wanda")]
+        known = [Recipe.named("wanda"), *(r for r in zoo.published() if r.name != "wanda")]
         if self._formula_only:
             guesses = [
                 Recipe(metric=formula, group=guess.group)
@@ -190,14 +190,14 @@ class DefaultStrategy(Strategy):
 
     def _changed(self, formula: Metric, other: Metric, chance: float) -> tuple[Metric, str]:
         random = self._random
-        if chance < 0.35:
+        if chance < 0.25:
             return variation.crossover(formula, other, random), "crossover"
-        if chance < 0.50:
+        if chance < 0.45:
             return variation.mutate_constant(formula, random), "constant"
-        if chance < 0.63:
+        if chance < 0.55:
             return variation.mutate_node(formula, DEFAULT, random), "mutation"
-        if chance < 0.78:
+        if chance < 0.65:
             return variation.mutate_subtree(formula, DEFAULT, random), "mutation"
-        if chance < 0.93:
+        if chance < 0.95:
             return variation.insert_factor(formula, DEFAULT, random), "factor"
         return variation.shrink(formula, random), "shrink"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from prunerzero.evolution.masking import Masker
 from prunerzero.models.blocks import Matrix
 from prunerzero.pruning.pruner import UnusableScores
 from prunerzero.recipe import Recipe
+from prunerzero.threads import for_each
 
 # Keeps the logarithm of a factor finite where the factor is zero.
 SMALLEST_FACTOR = 1e-20
@@ -76,24 +78,37 @@ def measure_guidance(masker: Masker, recipe: Recipe, reference: DenseReference) 
         return Guidance(0.0, costs, slopes)
     divergence, gradients = _gradients(masker, reference)
     sparsities = masker.sparsities(recipe)
-    for matrix in masker.matrices:
+    found: dict[str, tuple[float, list[float]]] = {}
+
+    def derive(matrix: Matrix) -> None:
         benefit = gradients.pop(matrix.name).mul_(masker.dense.weights[matrix.name])
-        scores = masker.scores(recipe, matrix)
-        logs = [_log_factor(masker, matrix, name) for name in FACTORS]
-        if pattern.is_nm:
-            assert pattern.n is not None
-            assert pattern.m is not None
-            found = nm_slopes(scores, benefit, pattern.n, pattern.m, logs)
-        else:
-            if recipe.group == "matrix":
-                logs = [log.expand_as(scores).reshape(1, -1) for log in logs]
-                scores, benefit = scores.reshape(1, -1), benefit.reshape(1, -1)
-            pruned = int(sparsities[matrix.name] * scores.shape[1])
-            cost, found = unstructured_slopes(scores, benefit, pruned, logs)
+        found[matrix.name] = _derivatives(masker, recipe, matrix, benefit, sparsities[matrix.name])
+
+    for_each(derive, masker.matrices)
+    for matrix in masker.matrices:
+        cost, exponents = found[matrix.name]
+        if not pattern.is_nm:
             costs[matrix.name] = _finite(cost)
-        for name, slope in zip(FACTORS, found, strict=True):
+        for name, slope in zip(FACTORS, exponents, strict=True):
             slopes[matrix.kind][name] += _finite(slope)
     return Guidance(_finite(divergence), costs, slopes)
+
+
+def _derivatives(
+    masker: Masker, recipe: Recipe, matrix: Matrix, benefit: Tensor, sparsity: Fraction
+) -> tuple[float, list[float]]:
+    """The cost of one more pruned weight (0 for N:M), and a slope for each of `FACTORS`."""
+    pattern = masker.pattern
+    scores = masker.scores(recipe, matrix)
+    logs = [_log_factor(masker, matrix, name) for name in FACTORS]
+    if pattern.is_nm:
+        assert pattern.n is not None
+        assert pattern.m is not None
+        return 0.0, nm_slopes(scores, benefit, pattern.n, pattern.m, logs)
+    if recipe.group == "matrix":
+        logs = [log.expand_as(scores).reshape(1, -1) for log in logs]
+        scores, benefit = scores.reshape(1, -1), benefit.reshape(1, -1)
+    return unstructured_slopes(scores, benefit, int(sparsity * scores.shape[1]), logs)
 
 
 def _log_factor(masker: Masker, matrix: Matrix, name: str) -> Tensor:

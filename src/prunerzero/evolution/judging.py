@@ -184,7 +184,7 @@ class IncumbentJudge(Judge):
         self._masker.restore()
         # Draws of the rungs and of the gradients alternate, so they share no window of an epoch.
         windows = self._sampler.draw(2 * index + 1, self._plan.page)
-        tokens = windows.tokens[: self._plan.screening]
+        tokens = windows.tokens[: self._plan.guidance]
         return DenseReference(self._masker.model, tokens, self._compute)
 
     def _first(self, recipe: Recipe) -> Verdict:

@@ -7,8 +7,10 @@ answers already are not measured.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
+from dataclasses import dataclass
 
 from prunerzero.errors import InputError
 from prunerzero.evolution.guidance import Guidance, measure_guidance
@@ -32,6 +34,26 @@ class Exhausted(Exception):
     """The strategy proposes nothing new any more."""
 
 
+class OutOfTime(Exception):
+    """The session's time is over in the middle of a question to the strategy."""
+
+
+@dataclass
+class Deadline:
+    """When the session's search time is over, on the clock of `time.perf_counter`."""
+
+    at: float = math.inf
+
+    def check(self) -> None:
+        """Returns while there is time.
+
+        Raises:
+            OutOfTime: it is over.
+        """
+        if time.perf_counter() >= self.at:
+            raise OutOfTime
+
+
 class RecordedGuide:
     """Derivatives at a recipe, from the study where an earlier session measured them.
 
@@ -39,12 +61,16 @@ class RecordedGuide:
         study: the study.
         masker: prunes the model.
         judge: gives windows that no rung uses.
+        deadline: after which nothing is measured; what a descent has recorded by then is not lost.
     """
 
-    def __init__(self, study: Study, masker: Masker, judge: IncumbentJudge) -> None:
+    def __init__(
+        self, study: Study, masker: Masker, judge: IncumbentJudge, deadline: Deadline
+    ) -> None:
         self._study = study
         self._masker = masker
         self._judge = judge
+        self._deadline = deadline
         self._recorded = deque(study.events(GUIDANCE_EVENT))
         self._asked = 0
 
@@ -54,6 +80,7 @@ class RecordedGuide:
         self._asked += 1
         if self._recorded:
             return Guidance.from_json(self._recorded.popleft().data)
+        self._deadline.check()
         reference = self._judge.fresh_reference(index)
         guidance = measure_guidance(self._masker, recipe, reference)
         self._study.add_event(GUIDANCE_EVENT, {"index": index, **guidance.to_json()})
@@ -76,6 +103,7 @@ class Loop:
         duplicates: proposals that were avoided.
         proposals: all that the strategy has made, the avoided ones too.
         uniform: fitness by formula, of its first candidate under uniform allocation.
+        seconds: time that the evaluated candidates took.
     """
 
     def __init__(
@@ -86,6 +114,7 @@ class Loop:
         self.duplicates = 0
         self.proposals = 0
         self.uniform: dict[str, float] = {}
+        self.seconds = 0.0
         self._study = study
         self._strategy = strategy
         self._judge = judge
@@ -112,6 +141,7 @@ class Loop:
 
         Raises:
             Exhausted: if nothing new comes up.
+            OutOfTime: if the deadline passes while the strategy thinks.
         """
         for _ in range(MOST_DUPLICATES):
             proposal = self._strategy.ask()
@@ -205,6 +235,7 @@ class Loop:
         assert row.fitness is not None
         individual = Individual(row.id, recipe, row.fitness, row.size)
         self.individuals[row.id] = individual
+        self.seconds += row.seconds
         if incumbent:
             self.incumbent = individual
         if recipe.allocation == UniformAllocation():

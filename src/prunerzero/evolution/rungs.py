@@ -45,13 +45,15 @@ class RungPlan:
         challenge: windows of rung 1, for candidates that may beat the incumbent.
         confirm: further windows, rung 2, for those that beat it on rung 1; 0 for no such rung.
         round_length: candidates after which windows are drawn afresh even without a new incumbent.
+        guidance: windows for one measurement of derivatives; at most ``challenge``.
     """
 
     length: int = 128
-    screening: int = 8
+    screening: int = 4
     challenge: int = 16
     confirm: int = 0
     round_length: int = 40
+    guidance: int = 8
 
     @property
     def top(self) -> int:

@@ -27,7 +27,7 @@ from prunerzero.evolution.closing import (
 from prunerzero.evolution.controls import EvoPressStrategy, RandomStrategy
 from prunerzero.evolution.default import DefaultStrategy
 from prunerzero.evolution.judging import IncumbentJudge, Judge, PerplexityJudge, RungPlan
-from prunerzero.evolution.loop import Exhausted, Loop, RecordedGuide
+from prunerzero.evolution.loop import Deadline, Exhausted, Loop, OutOfTime, RecordedGuide
 from prunerzero.evolution.masking import Masker
 from prunerzero.evolution.population import best_per_size
 from prunerzero.evolution.settings import (
@@ -69,6 +69,7 @@ class Status:
         seconds: search time of this invocation.
         budget: what it may take.
         recent: candidates measured by this invocation.
+        candidate_seconds: what a candidate takes on this model, the mean so far.
     """
 
     candidates: int
@@ -79,6 +80,7 @@ class Status:
     seconds: float
     budget: Budget
     recent: int
+    candidate_seconds: float
 
 
 Observer = Callable[[Status], None]
@@ -223,7 +225,10 @@ def search(
             gather(PAPER_TERMINALS if preset == "paper" else FIRST_TERMINALS),
             pattern,
         )
-        judge, strategy = _players(preset, settings, guesses, masker, texts, compute, plan, store)
+        deadline = Deadline()
+        judge, strategy = _players(
+            preset, settings, guesses, masker, texts, compute, plan, store, deadline
+        )
         loop = Loop(store, strategy, judge, masker, pattern)
         loop.replay()
         if preset != "paper":
@@ -233,7 +238,7 @@ def search(
             masker.restore()
             masker.use(gather(TERMINALS))
         clock.lap("statistics")
-        _run(loop, store, judge, budget, observe)
+        _run(loop, store, judge, budget, deadline, observe)
         masker.restore()
         clock.lap("search")
         if loop.incumbent is None:
@@ -315,6 +320,7 @@ def _players(
     compute: Compute,
     plan: RungPlan,
     store: Study,
+    deadline: Deadline,
 ) -> tuple[Judge, Strategy]:
     if preset == "paper":
         texts.paper_selection.require(Split.SELECTION)
@@ -337,16 +343,20 @@ def _players(
             guesses,
             shapes,
             families,
-            RecordedGuide(store, masker, incumbent_judge),
+            RecordedGuide(store, masker, incumbent_judge, deadline),
             masker.pattern,
             formula_only=settings.genome == "formula",
         )
     return incumbent_judge, strategy
 
 
-def _run(loop: Loop, store: Study, judge: Judge, budget: Budget, observe: Observer) -> None:
+def _run(
+    loop: Loop, store: Study, judge: Judge, budget: Budget, deadline: Deadline, observe: Observer
+) -> None:
     """Advances until the budget is spent; every new row is in the study when it is observed."""
     began = time.perf_counter()
+    if budget.seconds is not None:
+        deadline.at = began + budget.seconds
     before = sum(store.counts().values())
     rows = before
     store.add_event("session-start", {"budget": str(budget), "candidates": before})
@@ -355,6 +365,8 @@ def _run(loop: Loop, store: Study, judge: Judge, budget: Budget, observe: Observ
             loop.advance()
         except Exhausted:
             store.add_event("exhausted", {"candidates": rows})
+            break
+        except OutOfTime:
             break
         rows += 1
         observe(_status(loop, judge, budget, time.perf_counter() - began, rows, rows - before))
@@ -382,6 +394,7 @@ def _status(
         seconds=seconds,
         budget=budget,
         recent=recent,
+        candidate_seconds=loop.seconds / max(1, len(loop.individuals)),
     )
 
 

@@ -15,6 +15,8 @@ MAX_NODES = 30
 ATTEMPTS = 20
 # Spread of the factor on a mutated constant: most steps stay within a third.
 CONSTANT_SPREAD = 0.3
+# Of an inserted factor. Small ones: a good formula is rarely improved by a large change.
+FACTOR_EXPONENTS = (-0.25, -0.1, 0.1, 0.25, 0.5)
 
 Change = Callable[[Random], Node]
 
@@ -72,7 +74,7 @@ def insert_factor(metric: Metric, grammar: Grammar, random: Random) -> Metric:
 
     def change(source: Random) -> Node:
         fresh = grammar.grow(source, low=0, high=1)
-        factor = Call("power", (fresh, Constant(source.choice(EXPONENTS[:3]))))
+        factor = Call("power", (fresh, Constant(source.choice(FACTOR_EXPONENTS))))
         return Call("mul", (metric.expression, factor))
 
     return _rankable(change, random, metric)

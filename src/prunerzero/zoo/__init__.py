@@ -1,4 +1,4 @@
-"""Named recipes, one JSON file each: the published metrics with their sources."""
+"""Named recipes, one JSON file each: published metrics with their sources, and found recipes."""
 
 from functools import cache
 from importlib.resources import files
@@ -35,3 +35,12 @@ def load(name: str) -> Recipe:
 def entries() -> list[Recipe]:
     """All recipes, sorted by name."""
     return [load(name) for name in names()]
+
+
+def published() -> list[Recipe]:
+    """The recipes from the literature: what a search starts from and is compared with.
+
+    Recipes that a search found carry its provenance. To start another search from them would let
+    what one search read into the next.
+    """
+    return [recipe for recipe in entries() if not recipe.provenance]

@@ -1,0 +1,5 @@
+"""Imported before torch by every benchmark: threads wait as they do under the command line."""
+
+from prunerzero.openmp import wait_passively
+
+wait_passively()

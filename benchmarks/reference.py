@@ -1,0 +1,125 @@
+"""A candidate evaluated in the public code's manner: what our cheap fitness is measured against.
+
+Block by block: the calibration windows one at a time to sum activations, scores, a full sort, the
+masks, and the windows one at a time again for the next block's inputs. Then perplexity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import quiet  # noqa: F401  before torch
+import torch
+from torch import Tensor, nn
+
+from prunerzero import Pattern, Recipe, load_model
+from prunerzero.data.sources import load_documents
+from prunerzero.data.splits import Split
+from prunerzero.data.windows import Windows, WindowSampler, sample_windows
+from prunerzero.evaluation.perplexity import measure_loss
+from prunerzero.evolution.judging import IncumbentJudge, RungPlan
+from prunerzero.evolution.masking import Masker
+from prunerzero.models import Compute, compute_for, find_blocks
+from prunerzero.models.blocks import Block, Matrix
+from prunerzero.models.replay import Replay
+from prunerzero.models.snapshot import DenseWeights
+from prunerzero.pruning.pruner import UnusableScores
+from prunerzero.statistics.cache import Statistics, gather_statistics
+from prunerzero.statistics.collectors import ACTIVATION, Sample, finish
+from prunerzero.statistics.gathering import ActivationSums
+
+MODEL, TEXT, LENGTH = "smollm2", "wikipedia", 512
+REFERENCE_WINDOWS, EVALUATION_WINDOWS, STATISTICS_WINDOWS = 64, 40, 16
+TERMINALS = frozenset("WGXAF")
+EXPRESSIONS = Path(__file__).parent / "data" / "expressions.txt"
+
+
+@dataclass
+class Setting:
+    """The demo model with everything that both ways of evaluating need."""
+
+    model: nn.Module
+    blocks: list[Block]
+    matrices: list[Matrix]
+    compute: Compute
+    statistics: Statistics
+    dense: DenseWeights
+    calibration: Windows
+    evaluation: Windows
+    selection: WindowSampler
+
+    @classmethod
+    def load(cls) -> Setting:
+        """Loads the model and the texts, and gathers the dense model's statistics."""
+        model, tokenizer = load_model(MODEL)
+        compute = compute_for(model, None)
+        blocks = find_blocks(model)
+        matrices = [matrix for block in blocks for matrix in block.matrices]
+        documents = load_documents(TEXT)
+
+        def draw(split: Split, count: int) -> Windows:
+            return sample_windows(documents, tokenizer, split, count, LENGTH, 0)
+
+        few = draw(Split.CALIBRATION, STATISTICS_WINDOWS)
+        return cls(
+            model=model,
+            blocks=blocks,
+            matrices=matrices,
+            compute=compute,
+            statistics=gather_statistics(model, matrices, few.tokens, TERMINALS, compute),
+            dense=DenseWeights(matrices),
+            calibration=draw(Split.CALIBRATION, REFERENCE_WINDOWS),
+            evaluation=draw(Split.VALIDATION, EVALUATION_WINDOWS),
+            selection=WindowSampler(documents, tokenizer, Split.SELECTION, RungPlan.length, 0),
+        )
+
+    def masker(self, pattern: Pattern) -> Masker:
+        """The search's masker; the model is dense."""
+        return Masker(self.model, self.matrices, self.statistics, pattern)
+
+    def judge(self, masker: Masker) -> IncumbentJudge:
+        """The search's fitness ladder."""
+        return IncumbentJudge(masker, self.selection, self.compute, RungPlan())
+
+
+def read_expressions() -> list[str]:
+    """The fixed list: one recipe a line, a zoo name or an expression; `#` begins a comment."""
+    lines = EXPRESSIONS.read_text().splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def reference_perplexity(setting: Setting, recipe: Recipe, pattern: Pattern) -> float:
+    """Perplexity after pruning in the public code's manner; the model is dense again then."""
+    try:
+        _prune(setting, recipe, pattern)
+        return measure_loss(setting.model, setting.evaluation, setting.compute).perplexity
+    finally:
+        setting.dense.restore()
+
+
+@torch.no_grad()
+def _prune(setting: Setting, recipe: Recipe, pattern: Pattern) -> None:
+    tokens = setting.calibration.tokens
+    sample = Sample(sequences=len(tokens), tokens=tokens.numel())
+    replay = Replay(setting.model, setting.blocks, tokens, 1, setting.compute)
+    for block in setting.blocks:
+        sums = ActivationSums(block.matrices)
+        replay.run(block)
+        sums.close()
+        for matrix in block.matrices:
+            inputs = dict(setting.statistics.of(matrix, frozenset("GF")))
+            inputs |= finish(frozenset("XA"), {ACTIVATION: sums.sums[matrix.name]}, sample)
+            scores = recipe.metric_for(matrix.kind, matrix.family).score(W=matrix.weight, **inputs)
+            if not scores.isfinite().all():
+                raise UnusableScores(f"scores of {matrix.name} are not finite")
+            matrix.weight.mul_(_kept_by_sorting(scores, recipe, pattern))
+        replay.advance(replay.run(block))
+
+
+def _kept_by_sorting(scores: Tensor, recipe: Recipe, pattern: Pattern) -> Tensor:
+    ranked = scores.reshape(1, -1) if recipe.group == "matrix" else scores
+    order = torch.sort(ranked, dim=1, stable=True).indices
+    kept = torch.ones_like(ranked)
+    kept.scatter_(1, order[:, : pattern.count(ranked.shape[1])], 0.0)
+    return kept.view_as(scores)
