@@ -107,14 +107,16 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the record on stdout")
     arguments = parser.parse_args()
     for run in RUNS:
-        if run.name in _record() or (arguments.only and run.name not in arguments.only):
+        if arguments.only and run.name not in arguments.only:
             continue
-        print(f"{run.name} begins", file=sys.stderr, flush=True)
-        result = measured(run)
-        write_json(RECORD, _record() | {run.name: result})
-        if run.owl or run.texts:
+        result = _record().get(run.name)
+        if result is None:
+            print(f"{run.name} begins", file=sys.stderr, flush=True)
+            result = measured(run)
+            write_json(RECORD, _record() | {run.name: result})
+            print(summary(run.name, result), file=sys.stderr, flush=True)
+        if (run.owl or run.texts) and "further" not in result:
             write_json(RECORD, _record() | {run.name: result | {"further": further(run, result)}})
-        print(summary(run.name, result), file=sys.stderr, flush=True)
     if arguments.json:
         print(json.dumps(_record(), indent=1))
     else:
