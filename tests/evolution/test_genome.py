@@ -172,3 +172,8 @@ def test_recipes_go_to_json_and_back(seed, powers, two):
     by_kind = dict(zip(FAMILIES, powers, strict=True))
     recipe = Genome(metric, by_kind, CURVES, "matrix", FAMILIES).recipe()
     assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+
+
+def test_wanda_is_read_as_a_product_with_the_factor_a():
+    tuned = times_powers(Metric.named("wanda"), {"A": 0.25})
+    assert tuned == Metric.parse("W * A ** 1.25")

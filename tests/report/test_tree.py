@@ -45,3 +45,16 @@ def test_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err.count("\n") == 1
     assert main(["W * B", str(tmp_path / "tree.svg")]) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_several_formulas_one_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two = tmp_path / "two.json"
+    two.write_text('{"metric": {"attention": "W * A", "mlp": "W * F"}}')
+    picture = tmp_path / "tree.svg"
+    assert main([str(two), str(picture)]) == 2
+    assert "attention, mlp" in capsys.readouterr().err
+    assert not picture.exists()
+    assert main([str(two), str(picture), "mlp"]) == 0
+    assert picture.exists()

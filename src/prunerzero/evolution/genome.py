@@ -16,6 +16,7 @@ from prunerzero.recipe import Group, Recipe
 FACTORS: Mapping[str, Metric] = {
     text: Metric.parse(text) for text in ("A", "F", "colmean(W)", "colmean(F)")
 }
+SQUARED = Metric.parse("X").expression
 # Exponents nearer to zero than this are left out of formulas.
 NEGLIGIBLE = 0.005
 DECIMALS = 3
@@ -87,6 +88,8 @@ class Genome:
 def times_powers(metric: Metric, powers: Mapping[str, float]) -> Metric:
     """A formula times powers of `FACTORS`; exponents of factors that it has already are added.
 
+    `X` counts as `A` squared, which it is but for a factor that is the same for all weights.
+
     Args:
         metric: the formula.
         powers: exponent by the factor's name.
@@ -95,6 +98,8 @@ def times_powers(metric: Metric, powers: Mapping[str, float]) -> Metric:
     exponents: dict[Node, float] = {}
 
     def add(base: Node, exponent: float) -> None:
+        if base == SQUARED:
+            base, exponent = FACTORS["A"].expression, 2 * exponent
         exponents[base] = exponents.get(base, 0.0) + exponent
 
     for factor in _factors(metric.expression):

@@ -110,12 +110,26 @@ def _kind(node: Node) -> str:
     return "constant" if isinstance(node, Constant) else "operator"
 
 
+def _chosen(recipe: Recipe, kind: str = "") -> Metric:
+    formulas = recipe.formulas
+    if not kind and len(formulas) == 1:
+        return next(iter(formulas.values()))
+    if kind not in formulas:
+        known = ", ".join(filter(None, formulas))
+        raise InputError(f"kind '{kind}': the recipe has formulas for {known or 'all kinds alike'}")
+    return formulas[kind]
+
+
 def main(arguments: list[str]) -> int:
-    """``python -m prunerzero.report.tree METRIC PICTURE``: a name, expression or JSON file."""
+    """``python -m prunerzero.report.tree METRIC PICTURE [KIND]``.
+
+    The metric is a name, an expression or a JSON file; of a recipe with several formulas that of
+    one kind of matrix is drawn.
+    """
     try:
-        if len(arguments) != 2:
-            raise InputError("usage: python -m prunerzero.report.tree METRIC PICTURE")
-        draw_tree(next(iter(Recipe.from_text(arguments[0]).formulas.values())), arguments[1])
+        if len(arguments) not in (2, 3):
+            raise InputError("usage: python -m prunerzero.report.tree METRIC PICTURE [KIND]")
+        draw_tree(_chosen(Recipe.from_text(arguments[0]), *arguments[2:]), arguments[1])
     except InputError as error:
         print(f"prunerzero: error: {error}", file=sys.stderr)
         return 2
