@@ -2,6 +2,8 @@
 # make test    the whole suite
 # make lint    ruff and mypy;  make format  rewrites in place
 PYTHON ?= python3
+# Of the demo: `make demo SEED=1` searches from other calibration windows.
+SEED ?= 0
 BIN := .venv/bin
 STAMP := .venv/.installed
 
@@ -18,7 +20,7 @@ assets: $(STAMP)
 
 demo: assets
 	mkdir -p demo
-	$(BIN)/prunerzero search smollm2 --pattern 50% --budget 3m --study demo/study.db
+	$(BIN)/prunerzero search smollm2 --pattern 50% --budget 2m --seed $(SEED) --study demo/study.db
 	rm -rf demo/pruned
 	$(BIN)/prunerzero prune smollm2 --recipe demo/study.best.json --pattern 50% --output demo/pruned
 

@@ -14,6 +14,7 @@ from prunerzero.evolution.closing import (
     UNDER_FOUND_ALLOCATION,
     WITHIN_REACH,
     Closer,
+    best_formula,
     choose_finalists,
     closing_json,
     mask_agreement,
@@ -194,9 +195,9 @@ def test_finalists_are_of_distinct_mask_families(bench):
         individual(1, "W * A", -0.30),
         individual(2, "W * A ** 1.001", -0.29),
         individual(3, "2 * W * A + W * 0", -0.28),
-        individual(4, "W * F", -0.20),
-        individual(5, "W * sqrt(F)", -0.20),
-        individual(6, "W", -0.2),
+        individual(4, "W * F", -0.27),
+        individual(5, "W * sqrt(F)", -0.26),
+        individual(6, "W", -0.26),
     ]
     chosen = choose_finalists(individuals, individuals[0], masker, sub)
     assert [finalist.id for finalist in chosen] == [1, 4, 5]
@@ -207,7 +208,7 @@ def test_finalists_are_of_distinct_mask_families(bench):
 
 
 def test_the_incumbent_comes_first_whatever_others_were_lucky_to_get(bench):
-    individuals = [individual(1, "W * F", -0.5), individual(2, "W * A", -0.3)]
+    individuals = [individual(1, "W * F", -0.34), individual(2, "W * A", -0.3)]
     chosen = choose_finalists(individuals, individuals[1], bench().masker, sub)
     assert [finalist.id for finalist in chosen] == [2, 1]
     one = choose_finalists(individuals, individuals[0], bench().masker, sub, count=1)
@@ -225,3 +226,30 @@ def test_agreement_is_the_share_of_equal_entries():
     second = [torch.tensor([[True, True]]), torch.tensor([[True, True, False, True]])]
     assert mask_agreement(first, second) == pytest.approx(4 / 6)
     assert mask_agreement(first, first) == 1.0
+
+
+def test_the_best_single_formula_is_read_too(study):
+    alone = individual(1, "W * A ** 2", -0.1)
+    comparison = Comparison({"candidate 1": 1.7, "candidate 2": 1.5})
+    closer = Closer(study, comparison, HALF, VALIDATION, HELDOUT)
+    closing = closer.close(FINALISTS, alone)
+    assert ("candidate 1", Split.HELDOUT) in comparison.measured
+    document = closing_json(closing)
+    assert document["formula_alone"]["candidate"] == 1
+    assert document["formula_alone"]["expression"] == "W * A ** 2"
+    assert document["formula_alone"]["heldout_perplexity"] > closing.best.loss.perplexity
+    for reading in closing.baselines:
+        expected = paired_interval(closing.formula_alone.loss.losses, reading.loss.losses)
+        shown = document["baselines"][reading.name]["formula_against_it"]
+        assert shown == {**expected.to_json(), "significant": expected.significant}
+    assert closing_json(close(study, comparison))["formula_alone"] is None
+
+
+def test_the_best_single_formula_is_one_and_no_published_one():
+    two = individual(1, {"attention": "W * A", "mlp": "W * F"}, -0.5)
+    allocated = individual(2, "W * A ** 2", -0.4, allocation=ALLOCATION)
+    first, second = individual(3, "W * F", -0.2), individual(4, "W * F ** 2", -0.3)
+    wanda = individual(5, "W * sqrt(X)", -0.35)
+    assert best_formula([two, allocated, first, second], HALF) == second
+    assert best_formula([two, first, second, wanda], HALF) is None
+    assert best_formula([two, allocated], HALF) is None

@@ -17,8 +17,22 @@ NATIVE_GROUP = {
 
 
 def test_names_and_native_groups() -> None:
-    assert {recipe.name: recipe.group for recipe in zoo.entries()} == NATIVE_GROUP
-    assert [recipe.name for recipe in zoo.entries()] == sorted(NATIVE_GROUP) == list(zoo.names())
+    assert {recipe.name: recipe.group for recipe in zoo.published()} == NATIVE_GROUP
+    assert [recipe.name for recipe in zoo.published()] == sorted(NATIVE_GROUP)
+    assert [recipe.name for recipe in zoo.entries()] == list(zoo.names()) == sorted(zoo.names())
+
+
+@pytest.mark.parametrize("name", sorted(set(zoo.names()) - set(NATIVE_GROUP)))
+def test_a_found_recipe_says_how_it_was_found(name: str) -> None:
+    provenance = Recipe.named(name).provenance
+    assert provenance.keys() >= {"study", "candidate", "date", "settings", "texts", "versions"}
+    assert provenance["settings"]["seed"] >= 0
+    assert {text["split"] for text in provenance["texts"]} == {
+        "calibration",
+        "validation",
+        "selection",
+    }
+    assert Recipe.named(name).key(Pattern.parse(provenance["settings"]["pattern"]))
 
 
 @pytest.mark.parametrize("name", sorted(NATIVE_GROUP))

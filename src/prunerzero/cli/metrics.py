@@ -22,4 +22,8 @@ def command(json: Json = False) -> None:
         emit(rows)
     else:
         columns = ("name", "expression", "group", "source")
+        for row in rows:
+            count = len(zoo.load(row["name"]).formulas)
+            if count > 1:
+                row["expression"] = f"{count} formulas, by kind of matrix"
         print_table(columns, [[row[column] for column in columns] for row in rows])

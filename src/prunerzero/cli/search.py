@@ -211,8 +211,8 @@ def _facts(status: Status) -> list[tuple[str, str]]:
         facts.append(("below Wanda", f"{status.gain:.1%}"))
     if status.gain_over_published is not None:
         facts.append(("below Pruner-Zero", f"{status.gain_over_published:.1%}"))
-    rate = 60 * status.recent / max(status.seconds, 1e-9)
-    facts.append(("a minute", f"{rate:.0f}"))
+    if status.seconds:
+        facts.append(("a minute", f"{60 * status.recent / status.seconds:.0f}"))
     facts.append(("duplicates avoided", str(status.duplicates)))
     if status.budget.seconds is not None:
         facts.append(("left", f"{max(0.0, status.budget.seconds - status.seconds):.0f} s"))

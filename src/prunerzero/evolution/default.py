@@ -74,14 +74,12 @@ class DefaultStrategy(Strategy):
         self._families = families
         self._guide = guide
         self._formula_only = formula_only
-        self._shapes = list(shapes)
         self._spread = None if pattern.is_nm or formula_only else pattern
         self._population = Population(self.POPULATION)
         self._genomes: dict[int, Genome] = {}
         self._incumbent: Individual | None = None
         self._point: Genome | None = None  # where the descent stands
-        # Where there is no allocation to gain from, one formula for all is looked for first.
-        self._descent = self._new_descent(tied=self._spread is None)
+        self._descent = Descent(shapes, tied=formula_only, spread=self._spread)
         self._children_left = 0
         self._descending = False
         self._queue = deque(self._start(guesses))
@@ -119,11 +117,6 @@ class DefaultStrategy(Strategy):
             self._point = None
         if not again:
             self._children_left = self.CHILDREN
-        if self._descent.tied and not self._formula_only:
-            self._descent = self._new_descent(tied=False)
-
-    def _new_descent(self, *, tied: bool) -> Descent:
-        return Descent(self._shapes, tied=tied, spread=self._spread)
 
     def _start(self, guesses: Sequence[Recipe]) -> list[tuple[Genome, str]]:
         # Wanda first: fitness is relative to the first candidate.

@@ -247,7 +247,7 @@ def search(
         finalists = choose_finalists(individuals, loop.incumbent, masker, judge.log_ratio)
         comparison = Comparison(network, blocks, texts.calibration.tokens, compute, report=report)
         closing = Closer(store, comparison, pattern, texts.validation, texts.heldout).close(
-            finalists, best_formula(individuals)
+            finalists, best_formula(individuals, pattern)
         )
         best = _with_provenance(closing, settings, store, texts)
         recipe_path = store.path.with_name(store.path.name.removesuffix(".db") + ".best.json")
