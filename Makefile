@@ -1,4 +1,4 @@
-# make demo    search, prune and compare on a real model and real text (under 15 minutes on two cores)
+# make demo    search, prune and compare on a real model and real text (about a quarter of an hour on two slow cores)
 # make test    the whole suite
 # make lint    ruff and mypy;  make format  rewrites in place
 PYTHON ?= python3

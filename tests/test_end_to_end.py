@@ -72,10 +72,10 @@ def test_search_finds_what_prune_and_evaluate_take(
 ) -> None:
     study = tmp_path / "study.db"
     size = ["--samples", "4", "--sequence-length", "128"]
-    run = ["search", "smollm2", "--pattern", "50%", "--candidates", "20", "--study", str(study)]
+    run = ["search", "smollm2", "--pattern", "50%", "--candidates", "16", "--study", str(study)]
     assert main([*run, *size, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["candidates"] == 20
+    assert found["candidates"] == 16
     assert (
         found["best"]["heldout_perplexity"] < found["baselines"]["magnitude"]["heldout_perplexity"]
     )
