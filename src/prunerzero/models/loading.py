@@ -16,6 +16,8 @@ from prunerzero.files import atomic_directory
 from prunerzero.models.compute import DTYPES, find_device
 from prunerzero.models.hub import reachable
 from prunerzero.models.names import check_model_name, converted_directory, gguf_file
+from prunerzero.packing.index import is_packed
+from prunerzero.packing.loading import load_packed
 
 
 def load_model(
@@ -28,8 +30,8 @@ def load_model(
     """Loads a causal LM in evaluation mode, and its tokenizer.
 
     Args:
-        name: hub id, checkpoint directory, ``.gguf`` file, or ``smollm2`` (the demo model:
-            dequantised 4-bit weights of SmolLM2-135M-Instruct).
+        name: hub id, checkpoint directory (packed ones too), ``.gguf`` file, or ``smollm2`` (the
+            demo model: dequantised 4-bit weights of SmolLM2-135M-Instruct).
         dtype: type of the weights; None keeps the checkpoint's.
         device: ``cpu``, ``cuda:0``...; None takes the first GPU, else the CPU.
         trust_remote_code: run code that comes with the checkpoint.
@@ -47,8 +49,9 @@ def load_model(
     source = locate_model(name)
     local = Path(source).is_dir() or not reachable(source)
     options = {"local_files_only": local, "trust_remote_code": trust_remote_code}
+    load = load_packed if is_packed(source) else AutoModelForCausalLM.from_pretrained
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        model, loading = load(
             source,
             dtype=DTYPES[dtype] if dtype else "auto",
             use_safetensors=True,
@@ -56,6 +59,8 @@ def load_model(
             output_loading_info=True,
             **options,
         )
+    except InputError:  # a damaged packed checkpoint: the line names the file
+        raise
     except (
         Exception
     ) as error:  # damaged or foreign checkpoints fail in many ways, none of them ours

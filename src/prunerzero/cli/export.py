@@ -1,0 +1,51 @@
+"""``prunerzero export``: a pruned checkpoint in fewer bytes, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from prunerzero.cli.common import Json, Progress, emit, prepare_output, print_table
+
+
+def command(
+    directory: Annotated[
+        str, typer.Argument(metavar="DIR", help="Checkpoint directory, as prune writes it.")
+    ],
+    output: Annotated[str, typer.Option("--output", help="Directory to make.")],
+    format: Annotated[
+        Literal["packed", "dense"],
+        typer.Option("--format", help="packed, or dense again from a packed directory."),
+    ] = "packed",
+    json: Json = False,
+) -> None:
+    """Store a pruned checkpoint in fewer bytes, exactly, or restore it."""
+    target = prepare_output(output)
+    from prunerzero.packing.pack import pack
+    from prunerzero.packing.unpack import unpack
+
+    run = pack if format == "packed" else unpack
+    with Progress() as progress:
+        result = run(Path(directory), target, report=progress)
+    document = {
+        "format": format,
+        "bytes": result.nbytes,
+        "dense_bytes": result.dense_nbytes,
+        "ratio": result.ratio,
+        "tensors": result.tensors,
+        "output": target,
+    }
+    if json:
+        emit(document)
+        return
+    rows = [
+        ("format", format),
+        ("bytes", f"{result.nbytes:,}"),
+        ("dense bytes", f"{result.dense_nbytes:,}"),
+        ("ratio", f"{result.ratio:.2%}"),
+        ("tensors", ", ".join(f"{count} {name}" for name, count in result.tensors.items())),
+        ("saved in", target),
+    ]
+    print_table(("", ""), rows)

@@ -1,0 +1,104 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from prunerzero.cli.app import main
+from prunerzero.models.loading import load_model
+
+
+@pytest.fixture
+def pruned(model, texts, tmp_path, succeed):
+    succeed("prune", model, "--metric", "magnitude", "--pattern", "50%", "--output",
+            tmp_path / "pruned", "--calibration", texts / "calibration.jsonl",
+            "--json")  # fmt: skip
+    return tmp_path / "pruned"
+
+
+def test_there_and_back(pruned, tmp_path, succeed, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    document = succeed("export", pruned, "--format", "packed", "--output", "out", "--json")
+    assert document["bytes"] == os.path.getsize("out/packed.safetensors")
+    assert document["dense_bytes"] == os.path.getsize(pruned / "model.safetensors")
+    assert document["ratio"] == document["bytes"] / document["dense_bytes"]
+    assert document["ratio"] < 0.75
+    assert document["output"] == str(tmp_path / "out")
+    assert document["tensors"].keys() == {"dense", "bitmask", "nm4"}
+    assert document["tensors"]["bitmask"] == 7 * 3
+    again = succeed("export", "out", "--format", "dense", "--output", "back", "--json")
+    assert again["bytes"] == again["dense_bytes"] == os.path.getsize("back/model.safetensors")
+    first, second = load_file(pruned / "model.safetensors"), load_file("back/model.safetensors")
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor.view(torch.int32), second[name].view(torch.int32))
+    assert set(os.listdir("back")) == set(os.listdir(pruned))
+    assert set(os.listdir(tmp_path)) <= {"out", "back", "pruned", "own-cache"}
+    loaded, tokenizer = load_model("out", device="cpu")
+    for name, tensor in load_model(pruned, device="cpu")[0].state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name])
+    assert tokenizer("a")["input_ids"]
+
+
+def test_a_packed_directory_is_a_model(pruned, texts, tmp_path, succeed, refuse):
+    succeed("export", pruned, "--output", tmp_path / "out")
+    values = [
+        succeed("evaluate", path, "--text", texts / "other.txt", "--sequence-length", 32,
+                "--json")["perplexity"]["other.txt"]
+        for path in (pruned, tmp_path / "out")
+    ]  # fmt: skip
+    assert values[0] == values[1] > 1
+    path = tmp_path / "out" / "packed.safetensors"
+    os.truncate(path, path.stat().st_size - 100)
+    line = refuse("evaluate", tmp_path / "out", "--text", texts / "other.txt",
+                  "--sequence-length", 32)  # fmt: skip
+    assert "packed.safetensors: truncated" in line
+
+
+def test_without_json_it_prints_a_summary(pruned, tmp_path, succeed):
+    out = succeed("export", pruned, "--output", tmp_path / "out")
+    rows = dict(line.split("  ", maxsplit=1) for line in out.splitlines())
+    assert rows["format"].strip() == "packed"
+    assert rows["tensors"].strip() == "9 dense, 21 bitmask, 0 nm4"
+    assert rows["ratio"].strip().endswith("%")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{model}", "--format", "zip"], "'zip' is not one of 'packed', 'dense'"),
+        (["{model}", "--format", "dense"], "not packed"),
+        (["no-such"], "no such directory"),
+        (["smollm2"], "no such directory"),
+        (["{texts}"], "no config.json"),
+        (["{model}", "--output", "{texts}"], "not empty"),
+        (["{model}", "--output", "{texts}/other.txt"], "is a file"),
+    ],
+)
+def test_bad_input(model, texts, tmp_path, refuse, arguments, message):
+    arguments = [argument.format(model=model, texts=texts) for argument in arguments]
+    line = refuse("export", "--output", tmp_path / "out", *arguments)
+    assert message in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_needs_an_output(model, refuse):
+    assert "Missing option '--output'" in refuse("export", model)
+
+
+def test_progress_goes_to_stderr(model, tmp_path, capsys):
+    assert main(["export", str(model), "--output", str(tmp_path / "out"), "--json"]) == 0
+    assert "exporting: 30/30" in capsys.readouterr().err
+
+
+def test_torch_is_not_needed(model, tmp_path):
+    code = (
+        "import sys; from prunerzero.cli.app import main; code = main(sys.argv[1:]);"
+        "sys.exit(code or ('torch' in sys.modules))"
+    )
+    arguments = ["export", model, "--output", str(tmp_path / "out")]
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
+    assert Path(tmp_path / "out" / "packed.json").is_file()
