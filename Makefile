@@ -22,7 +22,8 @@ demo: assets
 	mkdir -p demo
 	$(BIN)/prunerzero search smollm2 --pattern 50% --budget 2m --seed $(SEED) --study demo/study.db
 	rm -rf demo/pruned
-	$(BIN)/prunerzero prune smollm2 --recipe demo/study.best.json --pattern 50% --output demo/pruned
+	$(BIN)/prunerzero prune smollm2 --recipe demo/study.best.json --pattern 50% --seed $(SEED) \
+	  --output demo/pruned
 
 # The fixed hypothesis profile makes a run repeatable; a bare `pytest` explores.
 test: assets

@@ -26,7 +26,7 @@ from prunerzero.models.replay import Replay
 from prunerzero.models.snapshot import DenseWeights
 from prunerzero.pruning.pruner import UnusableScores
 from prunerzero.statistics.cache import Statistics, gather_statistics
-from prunerzero.statistics.collectors import ACTIVATION, Sample, finish
+from prunerzero.statistics.collectors import ACTIVATION, TOKENS, Sample, finish
 from prunerzero.statistics.gathering import ActivationSums
 
 MODEL, TEXT, LENGTH = "smollm2", "wikipedia", 512
@@ -104,12 +104,13 @@ def _prune(setting: Setting, recipe: Recipe, pattern: Pattern) -> None:
     sample = Sample(sequences=len(tokens), tokens=tokens.numel())
     replay = Replay(setting.model, setting.blocks, tokens, 1, setting.compute)
     for block in setting.blocks:
-        sums = ActivationSums(block.matrices)
+        sums = ActivationSums(block.matrices, frozenset({ACTIVATION, TOKENS}))
         replay.run(block)
         sums.close()
+        gathered = sums.sums()
         for matrix in block.matrices:
             inputs = dict(setting.statistics.of(matrix, frozenset("GF")))
-            inputs |= finish(frozenset("XA"), {ACTIVATION: sums.sums[matrix.name]}, sample)
+            inputs |= finish(frozenset("XA"), gathered[matrix.name], sample)
             scores = recipe.metric_for(matrix.kind, matrix.family).score(W=matrix.weight, **inputs)
             if not scores.isfinite().all():
                 raise UnusableScores(f"scores of {matrix.name} are not finite")

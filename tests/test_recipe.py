@@ -129,7 +129,7 @@ class TestFromText:
         ("text", "says"),
         [
             ("wnada", "did you mean 'wanda'"),
-            ("sparsegpt", "gblm, magnitude, pruner-zero, ria, wanda"),
+            ("sparsegpt", "gblm, magnitude, moe-pruner, pruner-zero, ria, wanda"),
             ("pruner-one", "did you mean 'pruner-zero'"),
             ("Q", "not in the zoo"),
             ("W * ", "metric"),

@@ -27,6 +27,7 @@ _LLAMA = _COMMON | {
     "initializer_range": 0.2,
     "tie_word_embeddings": False,
 }
+_MIXED_LAYERS = ["sliding_attention", "full_attention", "sliding_attention"]
 _GPT2 = _COMMON | {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": LIMIT}
 _OPT = _COMMON | {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 3}
 
@@ -46,6 +47,77 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }
 FAMILIES = tuple(CONFIGS)
+"""Those that most tests run on; `ALL_CONFIGS` is for tests of what differs between families."""
+
+_EXPERTS = _LLAMA | {"num_experts_per_tok": 2, "moe_intermediate_size": 48}
+
+ALL_CONFIGS: dict[str, dict[str, Any]] = CONFIGS | {
+    "gemma": _LLAMA,
+    "gemma3_text": _LLAMA | {"sliding_window": 6, "layer_types": _MIXED_LAYERS},
+    "phi": _LLAMA,
+    "phi3": _LLAMA,
+    "gpt_neox": _LLAMA,
+    "falcon": _COMMON
+    | {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "initializer_range": 0.2,
+    },
+    "bloom": _COMMON | {"hidden_size": 32, "n_layer": 3, "n_head": 4, "initializer_range": 0.2},
+    "olmo2": _LLAMA,
+    "granite": _LLAMA,
+    "smollm3": _LLAMA,
+    "starcoder2": _LLAMA,
+    "cohere": _LLAMA,
+    "stablelm": _LLAMA,
+    "mixtral": _EXPERTS | {"num_local_experts": 4},
+    "qwen3_moe": _EXPERTS | {"num_experts": 4},
+    "qwen2_moe": _EXPERTS | {"num_experts": 4, "shared_expert_intermediate_size": 32},
+    "olmoe": _EXPERTS | {"num_experts": 4},
+    "granitemoe": _EXPERTS | {"num_local_experts": 4},
+    "gpt_oss": _EXPERTS
+    | {"num_local_experts": 4, "sliding_window": 6, "layer_types": _MIXED_LAYERS},
+    "deepseek_v3": _EXPERTS
+    | {
+        "n_routed_experts": 4,
+        "n_shared_experts": 1,
+        "n_group": 2,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+        "q_lora_rank": 16,
+        "kv_lora_rank": 16,
+        "qk_nope_head_dim": 8,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 8,
+        "num_key_value_heads": 4,
+    },
+    "falcon_h1": _LLAMA
+    | {
+        "mamba_d_ssm": 64,
+        "mamba_n_heads": 4,
+        "mamba_d_head": 16,
+        "mamba_n_groups": 1,
+        "mamba_d_state": 16,
+        "mamba_chunk_size": 8,
+    },
+}
+# Models that hold layers which they never call: cross-attention without an encoder, or weights that
+# a kernel reads by itself.
+UNCALLED: dict[str, dict[str, Any]] = {
+    "bart": _COMMON
+    | {
+        "d_model": 32,
+        "decoder_layers": 2,
+        "decoder_attention_heads": 4,
+        "decoder_ffn_dim": 64,
+        "max_position_embeddings": LIMIT,
+        "init_std": 0.2,
+    },
+    "mamba": _COMMON | {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
+}
+ARCHITECTURES = tuple(ALL_CONFIGS)
+MIXTURES = tuple(name for name, config in ALL_CONFIGS.items() if "num_experts_per_tok" in config)
 
 
 def make_model(
@@ -53,7 +125,7 @@ def make_model(
 ) -> Any:
     """A random model in evaluation mode, nothing in it requiring gradients."""
     set_seed(seed)
-    config = CONFIG_MAPPING[family](**CONFIGS[family] | overrides)
+    config = CONFIG_MAPPING[family](**(ALL_CONFIGS | UNCALLED)[family] | overrides)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     return model.eval().requires_grad_(False)
 
@@ -62,6 +134,24 @@ def make_tokens(count: int = 5, length: int = 16, seed: int = 1) -> torch.Tensor
     """Random token ids ``[count, length]``."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(VOCABULARY, (count, length), generator=generator)
+
+
+def block_outputs(model: Any, blocks: list[Any], tokens: torch.Tensor) -> list[torch.Tensor]:
+    """Every block's output in one full pass."""
+    outputs: dict[int, torch.Tensor] = {}
+
+    def keep(index: int, output: Any) -> None:
+        outputs[index] = output[0] if isinstance(output, tuple) else output
+
+    handles = [
+        block.module.register_forward_hook(lambda _m, _a, out, i=block.index: keep(i, out))
+        for block in blocks
+    ]
+    with torch.no_grad():
+        model(tokens, use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return [outputs[block.index] for block in blocks]
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

@@ -39,6 +39,8 @@ VALIDATION, HELDOUT = windows(Split.VALIDATION, 1), windows(Split.HELDOUT, 2)
 class Comparison:
     """Gives every recipe a loss of its own, and counts."""
 
+    mixture = False
+
     def __init__(self, losses=()):
         self.measured = []
         self.given = dict(losses)

@@ -215,8 +215,10 @@ def test_derivatives_of_batches_add_up(make, monkeypatch):
     tools = make()
     whole = tools.measure(WANDA)
     tools.masker.restore()
-    monkeypatch.setattr("prunerzero.evaluation.divergence.batches", lambda tokens: tokens.split(3))
-    monkeypatch.setattr("prunerzero.evaluation.batches.batches", lambda tokens: tokens.split(3))
+    monkeypatch.setattr(
+        "prunerzero.evaluation.divergence.batches", lambda tokens, _: tokens.split(3)
+    )
+    monkeypatch.setattr("prunerzero.evaluation.batches.batches", lambda tokens, _: tokens.split(3))
     tools.reference = DenseReference(tools.model, tools.tokens, tools.compute)
     assert [len(batch.tokens) for batch in tools.reference.batches] == [3, 1]
     found = tools.measure(WANDA)

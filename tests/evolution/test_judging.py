@@ -367,7 +367,11 @@ def test_winners_of_rung_1_are_confirmed_on_more_fresh_windows(tools, long_sampl
         counts = [
             (m.tokens // (LADDER.length - 1), len(m.data["kl"])) for m in verdict.measurements
         ]
-        assert counts == [(16, 16), (64, 64), (256, 256)][: len(counts)]
+        assert all(counted == read for counted, read in counts)
+        # All windows of a rung, unless the candidate lost there on part of them.
+        full = [16, 64, 256][: len(counts)]
+        assert [read for _, read in counts[:-1]] == full[:-1]
+        assert counts[-1][1] == full[-1] or counts[-1][1] in rungs.parts(full[-1], LADDER)
         assert verdict.incumbent <= (len(counts) == 3)
         if len(counts) == 3:
             _, challenge, confirmation = verdict.measurements
@@ -379,6 +383,26 @@ def test_winners_of_rung_1_are_confirmed_on_more_fresh_windows(tools, long_sampl
             assert len(fresh) == LADDER.page
             assert not fresh & used
             used |= fresh
+
+
+def test_a_candidate_that_has_lost_is_read_no_further(tools, sampler):
+    judge = judge_of(tools, sampler)
+    first = judge.judge(Recipe.from_text("W * A"))
+    assert len(first.measurements[0].data["kl"]) == PLAN.screening
+    hopeless = judge.judge(Recipe.from_text("1 / (W * A)")).measurements
+    assert [len(measurement.data["kl"]) for measurement in hopeless] == [PLAN.glance]
+    assert hopeless[0].tokens == PLAN.glance * (PLAN.length - 1)
+    again = judge.judge(Recipe.from_text("W * A * 2")).measurements
+    assert [len(measurement.data["kl"]) for measurement in again] == [4, 8]
+
+
+def test_a_reading_does_not_depend_on_its_parts(tools, sampler):
+    whole = judge_of(tools, sampler, dataclasses.replace(PLAN, screening=8))
+    parts = judge_of(tools, sampler)
+    run(whole, [RECIPES[5], RECIPES[5]])
+    run(parts, [RECIPES[5], RECIPES[5]])
+    assert whole._readings[0].kl[:4] == parts._readings[0].kl
+    assert whole._readings[1].kl == parts._readings[1].kl
 
 
 def test_a_confirmation_can_undo_a_win(tools, sampler):

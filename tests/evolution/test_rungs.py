@@ -18,8 +18,10 @@ from prunerzero.evolution.rungs import (
     beats_incumbent,
     decisive,
     is_drawn,
+    is_lost,
     is_promoted,
     log_ratio,
+    parts,
     rung_tau,
     weighted_tau,
 )
@@ -65,6 +67,27 @@ def test_one_window_says_nothing_of_noise():
 def test_the_plan(confirm, top, page):
     plan = RungPlan(screening=16, challenge=64, confirm=confirm)
     assert (plan.top, plan.page) == (top, page)
+
+
+def test_a_reading_may_end_after_a_glance_and_a_screening():
+    plan = RungPlan()
+    assert parts(plan.screening, plan) == [2, 4]
+    assert parts(plan.challenge, plan) == [2, 4, 16]
+    assert parts(1, plan) == [1]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "error", "slack", "lost"),
+    [
+        (0.05, 0.04, 0.0, True),
+        (0.05, 0.06, 0.0, False),
+        (0.05, 0.04, 0.5, False),
+        (0.01, 0.001, 0.0, False),  # two windows may agree by chance
+        (-0.1, 0.001, 0.0, False),
+    ],
+)
+def test_a_candidate_has_lost_when_it_is_worse_by_more_than_noise(ratio, error, slack, lost):
+    assert is_lost(ratio, error, slack) is lost
 
 
 def test_one_candidate_in_twenty_is_drawn():

@@ -4,11 +4,18 @@ from tiny_models import FAMILIES, make_model, make_tokens
 from torch import nn
 
 from prunerzero.errors import InputError
-from prunerzero.models.blocks import apply_mask, find_blocks, prunable_matrices, watch_inputs
+from prunerzero.models.blocks import (
+    Selection,
+    apply_mask,
+    coverage,
+    find_blocks,
+    prunable_matrices,
+    watch_inputs,
+)
 
 LLAMA_KINDS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 KINDS = dict.fromkeys(FAMILIES, LLAMA_KINDS) | {
-    "gpt2": ["c_attn", "c_proj", "c_fc", "c_proj"],
+    "gpt2": ["c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"],
     "opt": ["k_proj", "v_proj", "q_proj", "out_proj", "fc1", "fc2"],
 }
 
@@ -37,7 +44,7 @@ def test_weights_are_out_by_in_and_shared_with_the_model(family):
     tokens = make_tokens(1)
     matrices = prunable_matrices(model)
     inputs, outputs = {}, {}
-    watch = watch_inputs(matrices, lambda matrix, given: inputs.update({matrix.name: given}))
+    watch = watch_inputs(matrices, lambda matrix, given, _: inputs.update({matrix.name: given}))
     for matrix in matrices:
         watch.append(
             matrix.module.register_forward_hook(
@@ -72,3 +79,49 @@ def test_refuses_what_has_no_blocks():
         find_blocks(nn.Linear(2, 2))
     with pytest.raises(InputError, match="holds no Linear or Conv1D"):
         find_blocks(nn.ModuleDict({"layers": nn.ModuleList([nn.LayerNorm(2)])}))
+
+
+def names(model, **selection):
+    return [matrix.name for matrix in prunable_matrices(model, Selection(**selection))]
+
+
+def test_patterns_select_matrices():
+    model = make_model()
+    every = names(model)
+    assert names(model, include=("*.mlp.*",)) == [name for name in every if ".mlp." in name]
+    kept = names(model, include=("*.mlp.*", "*.q_proj"), exclude=("model.layers.0.*",))
+    assert kept == [n for n in every if (".mlp." in n or "q_proj" in n) and ".0." not in n]
+    assert coverage(find_blocks(model, Selection(exclude=("*.mlp.*",)))) < 0.5
+    with pytest.raises(InputError, match=r"no matrix is left .* like model\.layers\.0\.self_attn"):
+        names(model, include=("*.nothing",))
+
+
+def test_the_list_of_blocks_can_be_named():
+    model = make_model("mixtral")
+    assert names(model, blocks="model.layers") == names(model)
+    with pytest.raises(InputError, match=r"blocks 'model\.h': .* it has model\.layers"):
+        find_blocks(model, Selection(blocks="model.h"))
+
+
+class Odd(nn.Module):
+    """Most of its weights are in a layer of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.proj = nn.Linear(8, 8)
+        self.mystery = nn.Parameter(torch.zeros(8, 30))
+
+
+def test_a_model_that_is_hardly_covered_is_refused_unless_the_user_agrees():
+    model = nn.ModuleDict({"layers": nn.ModuleList([Odd(), Odd()])})
+    with pytest.raises(InputError, match=r"only 21% .* 0\.mystery \(8, 30\)"):
+        find_blocks(model)
+    assert names(model, min_coverage=0.2) == ["layers.0.proj", "layers.1.proj"]
+
+
+def test_a_shared_matrix_is_pruned_once():
+    model = make_model()
+    model.model.layers[2].mlp = model.model.layers[0].mlp
+    found = names(model)
+    assert len(found) == 18
+    assert not any(name.startswith("model.layers.2.mlp") for name in found)

@@ -1,29 +1,12 @@
 import pytest
 import torch
-from tiny_models import FAMILIES, make_model, make_tokens
+from tiny_models import FAMILIES, block_outputs, make_model, make_tokens
 from torch import nn
 
+from prunerzero.errors import InputError
 from prunerzero.models.blocks import find_blocks
 from prunerzero.models.compute import compute_for
 from prunerzero.models.replay import Replay
-
-
-def naive_outputs(model, blocks, tokens):
-    """Every block's output in one full pass of the whole model, all windows at once."""
-    outputs = {}
-
-    def keep(index, output):
-        outputs[index] = output[0] if isinstance(output, tuple) else output
-
-    handles = [
-        block.module.register_forward_hook(lambda _m, _a, out, i=block.index: keep(i, out))
-        for block in blocks
-    ]
-    with torch.no_grad():
-        model(tokens, use_cache=False)
-    for handle in handles:
-        handle.remove()
-    return [outputs[block.index] for block in blocks]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -31,7 +14,7 @@ def naive_outputs(model, blocks, tokens):
 def test_replay_equals_the_full_pass_block_by_block(family, batch):
     model, tokens = make_model(family), make_tokens(5)
     blocks = find_blocks(model)
-    expected = naive_outputs(model, blocks, tokens)
+    expected = block_outputs(model, blocks, tokens)
     replay = Replay(model, blocks, tokens, batch, compute_for(model, "float32"))
     for block, output in zip(blocks, expected, strict=True):
         replay.advance(replay.run(block))
@@ -46,7 +29,7 @@ def test_replay_follows_changes_of_earlier_blocks():
         for matrix in block.matrices:
             matrix.weight[:, ::2] = 0
         replay.advance(replay.run(block))
-    expected = naive_outputs(model, blocks, tokens)[-1]
+    expected = block_outputs(model, blocks, tokens)[-1]
     torch.testing.assert_close(torch.cat(replay.hidden), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -56,8 +39,9 @@ def test_two_full_passes_serve_all_batches_of_one_shape():
     calls = []
     blocks[-1].module.register_forward_hook(lambda *_: calls.append(1))
     Replay(model, blocks, make_tokens(11), 2, compute_for(model, "float32"))
-    # Five batches of two windows need two passes; the last, of one window, needs its own.
-    assert len(calls) == 3
+    # One checks that the model is a chain. Five batches of two windows need two passes; the last,
+    # of one window, needs its own.
+    assert len(calls) == 4
 
 
 class ContentModel(nn.Module):
@@ -96,3 +80,36 @@ def test_arguments_that_depend_on_the_tokens_are_captured_for_every_batch():
     for block in blocks:
         replay.advance(replay.run(block))
     torch.testing.assert_close(torch.cat(replay.hidden), model(tokens, use_cache=False))
+
+
+class BetweenModel(ContentModel):
+    """Does something between its blocks."""
+
+    def forward(self, ids, use_cache):
+        hidden = self.embedding(ids)
+        for layer in self.layers:
+            hidden = 2 * layer(hidden_states=hidden, scale=1.0)[0]
+        return hidden
+
+
+class LoopingModel(ContentModel):
+    """Runs its blocks twice."""
+
+    def forward(self, ids, use_cache):
+        hidden = self.embedding(ids)
+        for layer in [*self.layers, *self.layers]:
+            hidden = layer(hidden_states=hidden, scale=1.0)[0]
+        return hidden
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (BetweenModel, r"layers\.1 is given something else than what layers\.0 returns"),
+        (LoopingModel, r"layers\.0: runs more than once"),
+    ],
+)
+def test_a_model_that_is_no_chain_of_blocks_is_refused(kind, message):
+    model = kind().requires_grad_(False)
+    with pytest.raises(InputError, match=message):
+        Replay(model, find_blocks(model), make_tokens(3), 2, compute_for(model, "float32"))

@@ -50,7 +50,7 @@ def naive_activations(model, tokens, matrices):
     found = {}
     handles = watch_inputs(
         matrices,
-        lambda m, x: found.update({m.name: (x.flatten(0, -2) ** 2).sum(0) / len(tokens)}),
+        lambda m, x, _: found.update({m.name: (x.flatten(0, -2) ** 2).sum(0) / len(tokens)}),
     )
     with torch.no_grad():
         model(tokens)

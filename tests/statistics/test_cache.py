@@ -42,7 +42,7 @@ def test_a_second_run_gives_the_same_without_a_pass(passes):
     model, tokens = make_model(), make_tokens(3)
     first = gather(model, tokens)
     assert next(iter(first.values())).keys() == {"X", "A", "G", "F"}
-    assert passes == [["activation_square_sum", "gradient_square_sum"]]
+    assert passes == [["activation_square_sum", "gradient_square_sum", "tokens"]]
     assert_same(gather(model, tokens), first)
     assert_same(gather(make_model(), tokens.clone()), first)
     assert len(passes) == 1
@@ -51,10 +51,10 @@ def test_a_second_run_gives_the_same_without_a_pass(passes):
 def test_only_what_is_missing_is_gathered(passes):
     model, tokens = make_model(), make_tokens(3)
     gather(model, tokens, frozenset({"A"}))
-    gather(model, tokens, frozenset({"X", "W"}))  # from the same sum as A
+    gather(model, tokens, frozenset({"X", "W"}))  # from one of the sums of A
     gather(model, tokens, frozenset({"X", "F"}))
     gather(model, tokens, frozenset({"W"}))
-    assert passes == [["activation_square_sum"], ["gradient_square_sum"]]
+    assert passes == [["activation_square_sum", "tokens"], ["gradient_square_sum"]]
 
 
 def test_whatever_changes_the_statistics_changes_the_key(passes):
@@ -86,7 +86,7 @@ def test_a_damaged_file_is_gathered_and_written_again(passes, own_cache, damage)
     model, tokens = make_model(), make_tokens(3)
     first = gather(model, tokens)
     files = list(own_cache.glob("statistics/*"))
-    assert len(files) == 2
+    assert len(files) == 3
     for file in files:
         file.write_bytes(file.read_bytes()[:-10] if damage is None else damage)
     assert_same(gather(model, tokens), first)

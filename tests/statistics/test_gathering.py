@@ -4,11 +4,19 @@ from tiny_models import make_model, make_tokens
 
 from prunerzero.models.blocks import prunable_matrices, watch_inputs
 from prunerzero.models.compute import compute_for
-from prunerzero.statistics.collectors import ACTIVATION, COLLECTORS, GRADIENT, Sample, finish
+from prunerzero.statistics.collectors import (
+    ACTIVATION,
+    COLLECTORS,
+    GRADIENT,
+    ROUTED,
+    TOKENS,
+    Sample,
+    finish,
+)
 from prunerzero.statistics.gathering import gather_raw
 
 FAMILIES = ["llama", "qwen2", "gpt2", "gemma2"]
-BOTH = frozenset({ACTIVATION, GRADIENT})
+BOTH = frozenset({ACTIVATION, GRADIENT, ROUTED, TOKENS})
 
 
 def gather(model, tokens, wanted=BOTH, **options):
@@ -19,11 +27,11 @@ def gather(model, tokens, wanted=BOTH, **options):
 
 
 def naive(model, tokens):
-    """All four terminals from their definitions, in float64."""
+    """All terminals from their definitions, in float64."""
     matrices = prunable_matrices(model)
     inputs = {matrix.name: [] for matrix in matrices}
     gradients = {matrix.name: [] for matrix in matrices}
-    handles = watch_inputs(matrices, lambda m, given: inputs[m.name].append(given[0].double()))
+    handles = watch_inputs(matrices, lambda m, given, _: inputs[m.name].append(given[0].double()))
     weights = [matrix.parameter.requires_grad_(True) for matrix in matrices]
     for window in tokens:
         loss = model(window[None], labels=window[None]).loss
@@ -40,6 +48,7 @@ def naive(model, tokens):
         found[matrix.name] = {
             "X": (x**2).sum(0, keepdim=True) / len(tokens),
             "A": (x**2).mean(0, keepdim=True).sqrt(),
+            "R": (x**2).mean(0, keepdim=True).sqrt(),  # no routers here
             "G": ((100 * g) ** 2).sum(0).sqrt(),
             "F": (g**2).mean(0).sqrt(),
         }

@@ -18,11 +18,12 @@ NATIVE_GROUP = {
 
 def test_names_and_native_groups() -> None:
     assert {recipe.name: recipe.group for recipe in zoo.published()} == NATIVE_GROUP
+    assert {r.name for r in zoo.published(mixture=True)} == NATIVE_GROUP.keys() | {"moe-pruner"}
     assert [recipe.name for recipe in zoo.published()] == sorted(NATIVE_GROUP)
     assert [recipe.name for recipe in zoo.entries()] == list(zoo.names()) == sorted(zoo.names())
 
 
-@pytest.mark.parametrize("name", sorted(set(zoo.names()) - set(NATIVE_GROUP)))
+@pytest.mark.parametrize("name", sorted(set(zoo.names()) - set(NATIVE_GROUP) - {"moe-pruner"}))
 def test_a_found_recipe_says_how_it_was_found(name: str) -> None:
     provenance = Recipe.named(name).provenance
     assert provenance.keys() >= {"study", "candidate", "date", "settings", "texts", "versions"}
@@ -67,5 +68,7 @@ def test_formulas_are_those_of_the_public_codes() -> None:
 
 
 def test_unknown_name_lists_the_zoo() -> None:
-    with pytest.raises(InputError, match=r"magnitude, pruner-zero, .*did you mean 'wanda'"):
+    with pytest.raises(
+        InputError, match=r"magnitude, moe-pruner, pruner-zero, .*did you mean 'wanda'"
+    ):
         zoo.load("wnada")

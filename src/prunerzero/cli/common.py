@@ -50,6 +50,27 @@ Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"] | None,
     typer.Option("--dtype", help="Number format of the computation; default: the hardware's."),
 ]
+Blocks = Annotated[
+    str,
+    typer.Option("--blocks", metavar="NAME", help="List of blocks, if not found by itself."),
+]
+Include = Annotated[
+    list[str],
+    typer.Option("--include", metavar="PATTERN", help="Prune only such matrices: '*.mlp.*'."),
+]
+Exclude = Annotated[
+    list[str],
+    typer.Option("--exclude", metavar="PATTERN", help="Leave such matrices dense: '*.o_proj'."),
+]
+MinCoverage = Annotated[
+    float,
+    typer.Option(
+        "--min-coverage",
+        min=0.0,
+        max=1.0,
+        help="Share of the blocks' weights that must be found prunable.",
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, all else on stderr.")
 ]

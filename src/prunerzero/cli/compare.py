@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
 from prunerzero.cli import inputs
 from prunerzero.cli.common import (
+    Blocks,
     Calibration,
     Device,
     Dtype,
+    Exclude,
     Group,
+    Include,
     Json,
+    MinCoverage,
     Progress,
     Samples,
     Seed,
@@ -23,6 +28,7 @@ from prunerzero.cli.common import (
     split_list,
 )
 from prunerzero.errors import InputError
+from prunerzero.models.selection import MIN_COVERAGE
 
 
 def command(
@@ -45,6 +51,10 @@ def command(
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
+    blocks: Blocks = "",
+    include: Include = [],  # noqa: B006  typer copies it
+    exclude: Exclude = [],  # noqa: B006
+    min_coverage: MinCoverage = MIN_COVERAGE,
     json: Json = False,
 ) -> None:
     """Prune with several metrics and compare perplexities in one table."""
@@ -74,10 +84,11 @@ def command(
     from prunerzero.pruning.calibration import calibration_windows, describe
     from prunerzero.pruning.pruner import plan_sparsities
 
-    blocks = find_blocks(loaded)
+    selection = inputs.selected(blocks, include, exclude, min_coverage)
+    found = find_blocks(loaded, selection)
     for one in patterns:
         for recipe in recipes:
-            plan_sparsities(blocks, recipe, one)
+            plan_sparsities(found, recipe, one)
     compute = compute_for(loaded, dtype)
     statistics = calibration_windows(loaded, tokenizer, calibration, samples, sequence_length, seed)
     seen = seen.union(statistics.documents)
@@ -86,7 +97,7 @@ def command(
     rows: list[dict[str, Any]] = []
     with Progress() as progress:
         comparison = Comparison(
-            loaded, blocks, statistics.tokens, compute, sequential=sequential, report=progress
+            loaded, found, statistics.tokens, compute, sequential=sequential, report=progress
         )
         dense = comparison.measure_dense(measured)
         for one in patterns:
@@ -117,6 +128,7 @@ def command(
         "sequence_length": sequence_length,
         "sequential": sequential,
         "seed": seed,
+        "selection": asdict(selection),
         "compute": str(compute),
     }
     document = {

@@ -12,6 +12,7 @@ import typer
 from prunerzero.cli.common import note
 from prunerzero.errors import InputError
 from prunerzero.models.names import converted_directory, gguf_file
+from prunerzero.models.selection import Selection
 
 if TYPE_CHECKING:
     from prunerzero.pruning.pattern import Pattern
@@ -23,6 +24,11 @@ Model = Annotated[
 EvaluationWindows = Annotated[
     int, typer.Option("--windows", min=1, help="Windows drawn from a named text to evaluate on.")
 ]
+
+
+def selected(blocks: str, include: list[str], exclude: list[str], min_coverage: float) -> Selection:
+    """What ``--blocks``, ``--include``, ``--exclude`` and ``--min-coverage`` ask for."""
+    return Selection(blocks, tuple(include), tuple(exclude), min_coverage)
 
 
 def check_calibration(source: str) -> None:

@@ -8,20 +8,26 @@ import typer
 
 from prunerzero.cli import inputs
 from prunerzero.cli.common import (
+    Blocks,
     Calibration,
     Device,
     Dtype,
+    Exclude,
     Group,
+    Include,
     Json,
+    MinCoverage,
     Progress,
     Samples,
     Seed,
     SequenceLength,
     Sequential,
     emit,
+    note,
     prepare_output,
     print_table,
 )
+from prunerzero.models.selection import MIN_COVERAGE
 
 
 def command(
@@ -42,6 +48,10 @@ def command(
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
+    blocks: Blocks = "",
+    include: Include = [],  # noqa: B006  typer copies it
+    exclude: Exclude = [],  # noqa: B006
+    min_coverage: MinCoverage = MIN_COVERAGE,
     json: Json = False,
 ) -> None:
     """Prune a model and save it as a Hugging Face checkpoint."""
@@ -70,6 +80,7 @@ def command(
             sequential=sequential,
             seed=seed,
             dtype=dtype,
+            selection=inputs.selected(blocks, include, exclude, min_coverage),
             report=progress,
         )
         progress("saving", 0, 1)
@@ -81,6 +92,8 @@ def command(
         "group": inputs.shown_group(chosen, wanted),
         "pattern": str(wanted),
         "sparsity": result.sparsity,
+        "coverage": result.coverage,
+        "unreached": result.unreached,
         "seconds": result.seconds,
         "peak_rss_bytes": result.peak_rss_bytes,
         "output": directory,
@@ -99,8 +112,15 @@ def command(
         ("seed", seed),
         ("computed in", result.settings["compute"]),
         ("sparsity", f"{result.sparsity:.4%}"),
+        ("prunable", f"{result.coverage:.1%} of the blocks' weights"),
         ("seconds", f"{result.seconds:.1f}"),
         ("peak memory", f"{result.peak_rss_bytes / 2**20:.0f} MiB"),
         ("saved in", directory),
     ]
     print_table(("", ""), rows)
+    if result.unreached:
+        note(
+            f"no calibration token met {len(result.unreached)} matrices (first "
+            f"{result.unreached[0]}): experts were scored by the other experts' statistics, layers "
+            "that are never called as if all inputs were alike"
+        )

@@ -11,10 +11,14 @@ import typer
 
 from prunerzero.cli import inputs
 from prunerzero.cli.common import (
+    Blocks,
     Calibration,
     Device,
     Dtype,
+    Exclude,
+    Include,
     Json,
+    MinCoverage,
     Progress,
     Samples,
     Seed,
@@ -24,6 +28,7 @@ from prunerzero.cli.common import (
     print_table,
 )
 from prunerzero.errors import InputError
+from prunerzero.models.selection import MIN_COVERAGE
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -68,6 +73,10 @@ def command(
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
+    blocks: Blocks = "",
+    include: Include = [],  # noqa: B006  typer copies it
+    exclude: Exclude = [],  # noqa: B006
+    min_coverage: MinCoverage = MIN_COVERAGE,
     json: Json = False,
 ) -> None:
     """Search for a pruning recipe; the same command goes on with an interrupted search."""
@@ -116,6 +125,7 @@ def command(
                 seed=seed,
                 dtype=dtype,
                 device=device,
+                selection=inputs.selected(blocks, include, exclude, min_coverage),
                 observe=console.observe,
                 report=console.report,
             )

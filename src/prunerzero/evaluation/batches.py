@@ -24,7 +24,11 @@ def batches(tokens: Tensor, batch_tokens: int = BATCH_TOKENS) -> tuple[Tensor, .
 
 
 def next_token_logits(
-    model: nn.Module, tokens: Tensor, compute: Compute, advance: Advance = silent
+    model: nn.Module,
+    tokens: Tensor,
+    compute: Compute,
+    advance: Advance = silent,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields, a batch at a time, the logits that predict each window's tokens but the first.
 
@@ -34,7 +38,7 @@ def next_token_logits(
         may be an inference tensor: read only.
     """
     done = 0
-    for batch in batches(tokens):
+    for batch in batches(tokens, batch_tokens):
         ids = batch.to(compute.device)
         with torch.inference_mode(), compute.autocast():
             logits = model(ids, use_cache=False).logits

@@ -11,6 +11,7 @@ from prunerzero.data.windows import Windows
 from prunerzero.evaluation.perplexity import TextLoss, measure_loss
 from prunerzero.models.blocks import Block
 from prunerzero.models.compute import Compute
+from prunerzero.models.matrices import is_mixture
 from prunerzero.models.snapshot import DenseWeights
 from prunerzero.progress import Report, silent
 from prunerzero.pruning.pattern import Pattern
@@ -67,6 +68,7 @@ class Comparison:
         self.sequential = sequential
         self.report = report
         self.dense = DenseWeights(matrix for block in blocks for matrix in block.matrices)
+        self.mixture = is_mixture(matrix for block in blocks for matrix in block.matrices)
         self._masks: dict[str, dict[str, Tensor]] = {}
 
     def measure_dense(self, windows: Windows) -> TextLoss:

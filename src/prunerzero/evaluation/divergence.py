@@ -7,14 +7,19 @@ and needs 200 times less memory than full log-probabilities (SmolLM2's vocabular
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from prunerzero.evaluation.batches import batches, log_normaliser, next_token_logits, target_losses
+from prunerzero.evaluation.batches import (
+    BATCH_TOKENS,
+    batches,
+    log_normaliser,
+    next_token_logits,
+    target_losses,
+)
 from prunerzero.models.compute import Compute
 from prunerzero.progress import Advance, silent
 
@@ -45,16 +50,6 @@ class DenseBatch:
     log_tail: Tensor
     losses: Tensor
 
-    def first(self, windows: int) -> DenseBatch:
-        """The record of the batch's first ``windows`` windows."""
-        return DenseBatch(
-            self.tokens[:windows],
-            self.top[:windows],
-            self.log_top[:windows],
-            self.log_tail[:windows],
-            self.losses[:windows],
-        )
-
 
 @dataclass(frozen=True)
 class Divergence:
@@ -70,6 +65,10 @@ class Divergence:
 
     def __add__(self, other: Divergence) -> Divergence:
         return Divergence(self.kl + other.kl, self.losses + other.losses)
+
+    def first(self, windows: int) -> Divergence:
+        """The readings of the first ``windows`` windows."""
+        return Divergence(self.kl[:windows], self.losses[:windows])
 
     @property
     def mean_kl(self) -> float:
@@ -90,6 +89,7 @@ class DenseReference:
         tokens: windows ``[count, length]``.
         compute: device and precision.
         advance: called with the number of windows done.
+        batch_tokens: tokens of a forward pass, here and when a model is measured.
     """
 
     def __init__(
@@ -98,12 +98,14 @@ class DenseReference:
         tokens: Tensor,
         compute: Compute,
         advance: Advance = silent,
+        batch_tokens: int = BATCH_TOKENS,
     ) -> None:
         self.compute = compute
         self.tokens = tokens
+        self.batch_tokens = batch_tokens
         self.batches: list[DenseBatch] = []
-        passes = next_token_logits(model, tokens, compute, advance)
-        for ids, (logits, targets) in zip(batches(tokens), passes, strict=True):
+        passes = next_token_logits(model, tokens, compute, advance, batch_tokens)
+        for ids, (logits, targets) in zip(batches(tokens, batch_tokens), passes, strict=True):
             normaliser = log_normaliser(logits)
             top = logits.topk(_kept(tokens, logits.shape[-1]), -1)
             log_top = top.values.float() - normaliser[..., None]
@@ -117,24 +119,11 @@ class DenseReference:
                 )
             )
 
-    def first(self, windows: int) -> DenseReference:
-        """The same for the first ``windows`` windows; nothing is computed again."""
-        part = copy.copy(self)
-        part.tokens = self.tokens[:windows]
-        part.batches = []
-        left = windows
-        for batch in self.batches:
-            if left <= 0:
-                break
-            part.batches.append(batch.first(left))
-            left -= len(batch.tokens)
-        return part
-
     def measure(self, model: nn.Module) -> Divergence:
         """Divergence and loss of ``model`` on the windows."""
         kl: list[float] = []
         losses: list[float] = []
-        passes = next_token_logits(model, self.tokens, self.compute)
+        passes = next_token_logits(model, self.tokens, self.compute, batch_tokens=self.batch_tokens)
         for batch, (logits, targets) in zip(self.batches, passes, strict=True):
             normaliser = log_normaliser(logits)
             kl.extend(position_kl(logits, normaliser, batch).mean(1).tolist())

@@ -113,7 +113,7 @@ class Closer:
         dense = self._read("dense", None)
         baselines = tuple(
             self._read(recipe.name, recipe.model_copy(update={"allocation": UniformAllocation()}))
-            for recipe in zoo.published()
+            for recipe in zoo.published(mixture=self._comparison.mixture)
         )
         reallocated = None
         if winner.recipe.allocation.key() != UniformAllocation().key():
@@ -189,7 +189,7 @@ def best_formula(individuals: Sequence[Individual], pattern: Pattern) -> Individ
 
     None if that is a published one, which the closing measures anyway.
     """
-    published = {recipe.key(pattern) for recipe in zoo.published()}
+    published = {recipe.key(pattern) for recipe in zoo.published(mixture=True)}
     alone = [
         individual
         for individual in individuals

@@ -50,6 +50,7 @@ class DefaultStrategy(Strategy):
         guide: measures the derivatives at a recipe.
         pattern: what may be zero.
         formula_only: the result shall be one formula under uniform allocation.
+        mixture: the model is a mixture of experts.
     """
 
     POPULATION = 40
@@ -69,11 +70,13 @@ class DefaultStrategy(Strategy):
         pattern: Pattern,
         *,
         formula_only: bool = False,
+        mixture: bool = False,
     ) -> None:
         self._random = Random(seed)
         self._families = families
         self._guide = guide
         self._formula_only = formula_only
+        self._mixture = mixture
         self._spread = None if pattern.is_nm or formula_only else pattern
         self._population = Population(self.POPULATION)
         self._genomes: dict[int, Genome] = {}
@@ -120,7 +123,10 @@ class DefaultStrategy(Strategy):
 
     def _start(self, guesses: Sequence[Recipe]) -> list[tuple[Genome, str]]:
         # Wanda first: fitness is relative to the first candidate.
-        known = [Recipe.named("wanda"), *(r for r in zoo.published() if r.name != "wanda")]
+        known = [
+            Recipe.named("wanda"),
+            *(r for r in zoo.published(mixture=self._mixture) if r.name != "wanda"),
+        ]
         if self._formula_only:
             guesses = [
                 Recipe(metric=formula, group=guess.group)

@@ -123,8 +123,9 @@ def _finite(value: float) -> float:
 def _gradients(masker: Masker, reference: DenseReference) -> tuple[float, dict[str, Tensor]]:
     """The mean KL divergence, and its gradient with respect to every weight, pruned ones too."""
     total = 0.0
-    for matrix in masker.matrices:
-        matrix.parameter.requires_grad_(True)
+    parameters = dict.fromkeys(matrix.parameter for matrix in masker.matrices)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
     try:
         for batch in reference.batches:
             ids = batch.tokens.to(reference.compute.device)
@@ -134,15 +135,14 @@ def _gradients(masker: Masker, reference: DenseReference) -> tuple[float, dict[s
             share = divergence * len(ids) / len(reference.tokens)
             share.backward()
             total += share.item()
-        return total, {matrix.name: _take_gradient(matrix) for matrix in masker.matrices}
-    finally:
+        found = {}
         for matrix in masker.matrices:
-            matrix.parameter.requires_grad_(False)
-            matrix.parameter.grad = None
-
-
-def _take_gradient(matrix: Matrix) -> Tensor:
-    gradient = matrix.parameter.grad
-    assert gradient is not None
-    matrix.parameter.grad = None
-    return matrix.oriented(gradient).float()
+            gradient = matrix.parameter.grad
+            # Experts that no token met have none.
+            gradient = torch.zeros_like(matrix.parameter) if gradient is None else gradient
+            found[matrix.name] = matrix.oriented(gradient).float()
+        return total, found
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+            parameter.grad = None

@@ -23,8 +23,10 @@ from prunerzero.evolution.rungs import (
     beats_incumbent,
     decisive,
     is_drawn,
+    is_lost,
     is_promoted,
     log_ratio,
+    parts,
 )
 from prunerzero.models.compute import Compute
 from prunerzero.pruning.pruner import UnusableScores
@@ -32,6 +34,8 @@ from prunerzero.recipe import Recipe
 from prunerzero.study.records import Measurement
 
 __all__ = ["IncumbentJudge", "Judge", "PerplexityJudge", "RungPlan", "Verdict", "log_ratio"]
+
+NOTHING_READ = Divergence((), ())
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,9 @@ class IncumbentJudge(Judge):
     ``round_length`` candidates, a new round begins: the upper rungs get fresh windows, and those of
     the old rung 1, where the incumbent's reading is known, serve as rung 0.
 
+    Windows are read a few at a time, and a reading ends as soon as the candidate has lost
+    (`is_lost`): most lose at the first glance.
+
     One candidate in twenty climbs to the top whatever the rungs say, so that what rung 0 throws
     away is known.
 
@@ -152,7 +159,8 @@ class IncumbentJudge(Judge):
         self._judged_in_round = 0
         self._trust = Trust()
         self._pruned_by: Recipe | None = None
-        self._references: dict[int, DenseReference] = {}
+        # By rung, first window and the window after the last.
+        self._references: dict[tuple[int, int, int], DenseReference] = {}
         self._readings: dict[int, Divergence] = {}
 
     def judge(self, recipe: Recipe) -> Verdict:
@@ -189,7 +197,9 @@ class IncumbentJudge(Judge):
 
     def _first(self, recipe: Recipe) -> Verdict:
         began = time.perf_counter()
-        reading = self._read(recipe, rung=0)
+        reading = NOTHING_READ
+        for windows in parts(self._plan.screening, self._plan):
+            reading += self._read(recipe, 0, len(reading.kl), windows)
         self._readings[0] = reading
         return self.recall(recipe, [self._measurement(reading, 0, None, began, {})])
 
@@ -199,7 +209,8 @@ class IncumbentJudge(Judge):
         climbed: list[Measurement] = []
         audit: dict[str, Any] = {}
         for rung in range(self._plan.top + 1):
-            climbed.append(self._measure(recipe, rung, audit or self._slack(rung)))
+            notes = audit or ({} if rung else {"slack": self._trust.slack})
+            climbed.append(self._race(recipe, rung, notes))
             passes = beats_incumbent(climbed) if rung else is_promoted(climbed[0].data)
             if not passes and not drawn:
                 break
@@ -207,19 +218,26 @@ class IncumbentJudge(Judge):
                 audit = {"audit": True}
         return climbed
 
-    def _slack(self, rung: int) -> dict[str, Any]:
-        return {} if rung else {"slack": self._trust.slack}
-
-    def _measure(self, recipe: Recipe, rung: int, notes: dict[str, Any]) -> Measurement:
+    def _race(self, recipe: Recipe, rung: int, notes: dict[str, Any]) -> Measurement:
+        """Reads a rung's windows, part by part, until all are read or the candidate has lost."""
         assert self.incumbent is not None
         began = time.perf_counter()
-        if rung not in self._readings:
-            self._readings[rung] = self._read(self.incumbent, rung)
-        reading = self._read(recipe, rung)
-        return self._measurement(reading, rung, self._readings[rung], began, notes)
+        reading = incumbents = NOTHING_READ
+        for windows in parts(len(self._windows(rung)), self._plan):
+            known = self._readings.get(rung, NOTHING_READ)
+            if len(known.kl) < windows:
+                known += self._read(self.incumbent, rung, len(known.kl), windows)
+                self._readings[rung] = known
+            incumbents = known.first(windows)
+            reading += self._read(recipe, rung, len(reading.kl), windows)
+            ratio, error = log_ratio(reading.kl, incumbents.kl)
+            if is_lost(ratio, error, self._trust.slack):
+                break
+        return self._measurement(reading, rung, incumbents, began, notes)
 
-    def _read(self, recipe: Recipe, rung: int) -> Divergence:
-        reference = self._reference(rung)
+    def _read(self, recipe: Recipe, rung: int, start: int, stop: int) -> Divergence:
+        """The recipe's divergence on some of a rung's windows."""
+        reference = self._reference(rung, start, stop)
         if self._pruned_by is not recipe:
             self._masker.apply(recipe)
             self._pruned_by = recipe
@@ -227,15 +245,20 @@ class IncumbentJudge(Judge):
         _require_finite(reading.mean_kl)
         return reading
 
-    def _reference(self, rung: int) -> DenseReference:
-        if rung not in self._references:
+    def _reference(self, rung: int, start: int, stop: int) -> DenseReference:
+        key = (rung, start, stop)
+        if key not in self._references:
             self._masker.restore()
             self._pruned_by = None
-            windows = self._windows(rung)
-            self._references[rung] = DenseReference(
-                self._masker.model, windows.tokens, self._compute
+            windows = self._windows(rung).subset(start, stop)
+            # Passes of a glance each: a reading does not depend on the parts it was read in.
+            self._references[key] = DenseReference(
+                self._masker.model,
+                windows.tokens,
+                self._compute,
+                batch_tokens=self._plan.glance * self._plan.length,
             )
-        return self._references[rung]
+        return self._references[key]
 
     def _windows(self, rung: int) -> Windows:
         """Windows of a rung: pages of windows, turned by two a round.
@@ -260,7 +283,7 @@ class IncumbentJudge(Judge):
         if incumbent is not None:
             ratio, error = log_ratio(reading.kl, incumbent.kl)
             data |= {"log_ratio": ratio, "standard_error": error}
-        windows = self._windows(rung)
+        windows = self._windows(rung).subset(0, len(reading.kl))
         return Measurement(
             purpose="fitness",
             rung=rung,
@@ -279,18 +302,20 @@ class IncumbentJudge(Judge):
     def _next_round(self, incumbents_reading: Divergence | None) -> None:
         """Old rung 1 becomes rung 0, with what is known of the incumbent there."""
         known = self._readings.get(1)
-        reference = self._references.get(1)
+        kept = self._plan.screening
+        references = {
+            (0, start, stop): reference
+            for (rung, start, stop), reference in self._references.items()
+            if rung == 1 and stop <= kept
+        }
         self._round += 1
         self._judged_in_round = 0
-        self._references.clear()
+        self._references = references
         self._readings.clear()
-        kept = self._plan.screening
-        if reference is not None:
-            self._references[0] = reference.first(kept)
         if incumbents_reading is not None:
             self._readings[0] = incumbents_reading
         elif known is not None:
-            self._readings[0] = Divergence(known.kl[:kept], known.losses[:kept])
+            self._readings[0] = known.first(kept)
 
 
 def _require_finite(value: float) -> None:

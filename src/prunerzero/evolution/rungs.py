@@ -19,6 +19,12 @@ from prunerzero.study.records import Measurement
 # One-sided 95 %: how many standard errors a new incumbent must win by.
 CONFIDENCE = 1.645
 
+# A reading ends early, however many windows the rung has, where what is left could hardly turn it:
+# the candidate is worse than the incumbent by this many standard errors, and by this much, as two
+# windows tell little of their own spread.
+LOST_ERRORS = 1.0
+LOST_RATIO = 0.02
+
 # One candidate in so many is measured on every rung, whatever the cheaper ones say of it.
 AUDIT_EVERY = 20
 AUDIT_SEED = "prunerzero audit"
@@ -41,6 +47,7 @@ class RungPlan:
 
     Attributes:
         length: tokens in a window; many short windows cover more documents than a few long ones.
+        glance: windows of a forward pass, and of the first look at a candidate.
         screening: windows of rung 0, which every candidate is measured on; at most ``challenge``.
         challenge: windows of rung 1, for candidates that may beat the incumbent.
         confirm: further windows, rung 2, for those that beat it on rung 1; 0 for no such rung.
@@ -49,6 +56,7 @@ class RungPlan:
     """
 
     length: int = 128
+    glance: int = 2
     screening: int = 4
     challenge: int = 16
     confirm: int = 0
@@ -83,6 +91,22 @@ def log_ratio(candidate: Sequence[float], incumbent: Sequence[float]) -> tuple[f
     ]
     error = statistics.stdev(terms) / math.sqrt(count) if count > 1 else math.inf
     return math.log(above / below), error
+
+
+def parts(windows: int, plan: RungPlan) -> list[int]:
+    """Windows after which a reading of so many may end early: a glance, a screening, all."""
+    return sorted({min(part, windows) for part in (plan.glance, plan.screening, windows)})
+
+
+def is_lost(ratio: float, error: float, slack: float) -> bool:
+    """Whether a reading of part of a rung's windows is so bad that the rest is not worth its time.
+
+    Args:
+        ratio: log ratio to the incumbent on the windows read.
+        error: its standard error.
+        slack: what rung 0 grants, in standard errors.
+    """
+    return ratio > max((LOST_ERRORS + slack) * error, LOST_RATIO)
 
 
 def is_drawn(judged: int) -> bool:

@@ -40,6 +40,8 @@ from prunerzero.evolution.settings import (
 from prunerzero.evolution.strategies import PaperStrategy, Strategy
 from prunerzero.models import Compute, compute_for, find_blocks, load_model
 from prunerzero.models.loading import context_limit
+from prunerzero.models.matrices import is_mixture
+from prunerzero.models.selection import EVERYTHING, Selection
 from prunerzero.progress import Report, silent
 from prunerzero.pruning.calibration import describe
 from prunerzero.pruning.pattern import Pattern
@@ -145,6 +147,7 @@ def search(
     seed: int = 0,
     dtype: str | None = None,
     device: str | None = None,
+    selection: Selection = EVERYTHING,
     observe: Observer = silent,
     report: Report = silent,
 ) -> SearchResult:
@@ -166,6 +169,7 @@ def search(
         seed: seed of everything random.
         dtype: precision of the passes; None takes bfloat16 where the hardware has it.
         device: where to run; None takes the first GPU, else the CPU.
+        selection: which blocks and matrices are pruned.
         observe: called after each candidate.
         report: called with a step's name, the parts done and their number.
 
@@ -186,7 +190,7 @@ def search(
         raise InputError(f"model '{model}': searching on text needs its tokenizer, it has none")
     check_length(sequence_length, context_limit(network))
     compute = compute_for(network, dtype)
-    blocks = find_blocks(network)
+    blocks = find_blocks(network, selection)
     matrices = [matrix for block in blocks for matrix in block.matrices]
     for recipe in (Recipe.named("wanda"), *guesses):
         plan_sparsities(blocks, recipe, pattern)
@@ -204,17 +208,21 @@ def search(
         sequence_length=sequence_length,
         compute=f"{compute.device.type}, {str(compute.dtype).removeprefix('torch.')}",
         rungs=asdict(plan),
+        selection=asdict(selection),
     )
     texts = _Texts(calibration, tokenizer, settings, plan)
     clock.lap("loading")
     with Study.open_or_create(study, settings.model_dump(mode="json")) as store:
+        asked = frozenset("R" if is_mixture(matrices) else "").union(
+            *(guess.terminals for guess in guesses)
+        )
 
         def gather(terminals: frozenset[str]) -> Statistics:
             return gather_statistics(
                 network,
                 matrices,
                 texts.calibration.tokens,
-                terminals,
+                terminals | asked,
                 compute,
                 lambda done: report("statistics", done, samples),
             )
@@ -346,6 +354,7 @@ def _players(
             RecordedGuide(store, masker, incumbent_judge, deadline),
             masker.pattern,
             formula_only=settings.genome == "formula",
+            mixture=is_mixture(masker.matrices),
         )
     return incumbent_judge, strategy
 

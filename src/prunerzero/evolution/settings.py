@@ -106,6 +106,7 @@ class SearchSettings(BaseModel):
         sequence_length: tokens in a calibration, validation or held-out window.
         compute: device type and precision of the passes.
         rungs: sizes of the fitness ladder.
+        selection: what is pruned, as a `Selection`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -122,3 +123,4 @@ class SearchSettings(BaseModel):
     sequence_length: int = 512
     compute: str = "float32"
     rungs: dict[str, int] = {}
+    selection: dict[str, Any] = {}

@@ -95,6 +95,15 @@ for _terminal in (
         "activation",
     ),
     Terminal(
+        "R",
+        Shape.COLUMN,
+        Sign.NON_NEGATIVE,
+        "root mean square of the input feature times the router's weight, over an expert's tokens; "
+        "A for matrices that are no expert's",
+        "independent of the calibration's shape",
+        "activation",
+    ),
+    Terminal(
         "F",
         Shape.FULL,
         Sign.NON_NEGATIVE,

@@ -16,10 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunerzero.errors import InputError
 from prunerzero.models.blocks import Block
 from prunerzero.models.compute import Compute
 
 HIDDEN = "hidden_states"
+PROBED_TOKENS = 32
+# Norm of the difference over the norm of the block's input; the same products in the same order
+# differ by nothing, another computation by percents.
+TOLERANCE = 1e-3
 
 
 class _FirstBlockReached(Exception):
@@ -53,7 +58,11 @@ class Replay:
             tokens: token ids ``[windows, length]``.
             batch: windows a forward pass.
             compute: device and precision of the passes.
+
+        Raises:
+            InputError: if the model is no chain of its blocks.
         """
+        check_chain(model, blocks, tokens[:1, :PROBED_TOKENS], compute)
         self.compute = compute
         self.hidden: list[Tensor] = []
         self._calls: list[list[BlockCall]] = []
@@ -73,11 +82,7 @@ class Replay:
         """Runs one block on the current hidden states and returns its outputs, a batch each."""
         outputs = []
         for hidden, calls in zip(self.hidden, self._calls, strict=True):
-            call = calls[block.index]
-            with self.compute.autocast():
-                output = block.module(hidden, *call.args, **call.kwargs)
-            # Blocks return a tensor or a tuple, whatever their annotation says.
-            outputs.append(output[0] if isinstance(output, tuple) else output)
+            outputs.append(_run(block, hidden, calls[block.index], self.compute))
         return outputs
 
     def advance(self, outputs: list[Tensor]) -> None:
@@ -86,16 +91,62 @@ class Replay:
 
 
 @torch.no_grad()
+def check_chain(model: nn.Module, blocks: list[Block], tokens: Tensor, compute: Compute) -> None:
+    """Checks that each block's input is the output of the block before it.
+
+    Not so where something happens between blocks, or where blocks pass on more than one tensor.
+
+    Args:
+        model: the causal LM.
+        blocks: all its blocks, in order.
+        tokens: a few token ids ``[1, length]``.
+        compute: device and precision of the passes.
+
+    Raises:
+        InputError: naming the first block whose input is something else.
+    """
+    inputs: list[Tensor] = []
+    _, calls = _capture(model, blocks, tokens, compute, inputs)
+    for block, call, hidden, after in zip(blocks, calls, inputs, inputs[1:], strict=False):
+        output = _run(block, hidden, call, compute)
+        same = isinstance(output, Tensor) and output.shape == after.shape
+        if not same or (output - after).norm() > TOLERANCE * after.norm():
+            raise InputError(
+                f"model {type(model).__name__}: {blocks[block.index + 1].name} is given something "
+                f"else than what {block.name} returns, so blocks cannot be pruned one after the "
+                "other; prune one-shot (--one-shot)"
+            )
+
+
+def _run(block: Block, hidden: Tensor, call: BlockCall, compute: Compute) -> Tensor:
+    with compute.autocast():
+        output = block.module(hidden, *call.args, **call.kwargs)
+    # Blocks return a tensor, a tuple or a list, whatever their annotation says.
+    found: Tensor = output[0] if isinstance(output, (tuple, list)) else output
+    return found
+
+
+@torch.no_grad()
 def _capture(
-    model: nn.Module, blocks: list[Block], ids: Tensor, compute: Compute
+    model: nn.Module,
+    blocks: list[Block],
+    ids: Tensor,
+    compute: Compute,
+    inputs: list[Tensor] | None = None,
 ) -> tuple[Tensor, list[BlockCall]]:
+    """The first block's hidden states and every block's call; all hidden states in ``inputs``."""
     first: list[Tensor] = []
     calls: dict[int, BlockCall] = {}
 
     def record(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden, call = _split_call(args, kwargs)
+        if index in calls:
+            name = blocks[index].name
+            raise InputError(f"block {name}: runs more than once in a forward pass; not supported")
         if index == 0:
             first.append(hidden)
+        if inputs is not None:
+            inputs.append(hidden)
         calls[index] = call
 
     handles = [
@@ -110,6 +161,9 @@ def _capture(
     finally:
         for handle in handles:
             handle.remove()
+    for block in blocks:
+        if block.index not in calls:
+            raise InputError(f"block {block.name}: does not run in a forward pass")
     return first[0], [calls[block.index] for block in blocks]
 
 
@@ -140,6 +194,8 @@ def _forward(model: nn.Module, ids: Tensor, compute: Compute) -> None:
 def _split_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, BlockCall]:
     if args:
         return args[0], BlockCall(args[1:], kwargs)
+    if HIDDEN not in kwargs:
+        raise InputError(f"blocks are called without '{HIDDEN}', only with {', '.join(kwargs)}")
     rest = {name: value for name, value in kwargs.items() if name != HIDDEN}
     return kwargs[HIDDEN], BlockCall((), rest)
 

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 
 from prunerzero.errors import InputError
 from prunerzero.metric import Metric
-from prunerzero.models.blocks import Block, Matrix, apply_mask, find_blocks
+from prunerzero.models.blocks import (
+    EVERYTHING,
+    Block,
+    Matrix,
+    Selection,
+    apply_mask,
+    coverage,
+    find_blocks,
+)
 from prunerzero.models.compute import Compute, compute_for
 from prunerzero.models.replay import Replay
 from prunerzero.progress import Report, silent
@@ -21,8 +29,8 @@ from prunerzero.pruning.memory import peak_rss_bytes
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.recipe import Recipe
 from prunerzero.statistics.cache import Statistics, gather_statistics
-from prunerzero.statistics.collectors import ACTIVATION, Sample, raw_sums, terminals_of
-from prunerzero.statistics.gathering import ActivationSums
+from prunerzero.statistics.collectors import FORWARD, Sample, raw_sums, terminals_of
+from prunerzero.statistics.gathering import ActivationSums, RawStatistics
 
 REPLAY_TOKENS = 1024
 
@@ -50,6 +58,10 @@ class PruneResult:
         matrices: the same for each matrix.
         seconds: time of statistics and pruning.
         peak_rss_bytes: largest resident memory of the process so far.
+        coverage: share of the blocks' weights that is in these matrices.
+        unreached: matrices that no calibration token met. Experts among them were scored by the
+            pooled statistics of their block's other experts, layers that the model does not call
+            as if all their inputs were alike.
         settings: everything needed to repeat the run, JSON-serialisable.
     """
 
@@ -57,6 +69,8 @@ class PruneResult:
     matrices: tuple[MatrixResult, ...]
     seconds: float
     peak_rss_bytes: int
+    coverage: float
+    unreached: tuple[str, ...]
     settings: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
@@ -76,6 +90,7 @@ def prune(
     sequential: bool = True,
     seed: int = 0,
     dtype: str | None = None,
+    selection: Selection = EVERYTHING,
     report: Report = silent,
 ) -> PruneResult:
     """Prunes a causal LM in place.
@@ -96,6 +111,7 @@ def prune(
             otherwise all statistics come from the dense model (one-shot). Gradients always do.
         seed: seed of the draw of calibration windows.
         dtype: precision of the passes; None takes bfloat16 where the hardware has it.
+        selection: which blocks and matrices are pruned; by default all that inspection finds.
         report: called with a step's name, the parts done and their number.
 
     Returns:
@@ -110,7 +126,7 @@ def prune(
         recipe = Recipe(metric=recipe)
     model.eval()
     began = time.perf_counter()
-    blocks = find_blocks(model)
+    blocks = find_blocks(model, selection)
     sparsities = plan_sparsities(blocks, recipe, pattern)
     compute = compute_for(model, dtype)
     needed = raw_sums(recipe.terminals)
@@ -118,18 +134,23 @@ def prune(
     if needed:
         windows = calibration_windows(model, tokenizer, calibration, samples, sequence_length, seed)
         tokens, described = windows.tokens, describe(windows)
-    prune_blocks(model, blocks, recipe, pattern, sparsities, tokens, sequential, compute, report)
+    unreached = prune_blocks(
+        model, blocks, recipe, pattern, sparsities, tokens, sequential, compute, report
+    )
     results = matrix_results(blocks)
     return PruneResult(
         sparsity=overall_sparsity(results),
         matrices=results,
         seconds=time.perf_counter() - began,
         peak_rss_bytes=peak_rss_bytes(),
+        coverage=coverage(blocks),
+        unreached=unreached,
         settings={
             "recipe": recipe.to_json(),
             "pattern": str(pattern),
             "sequential": sequential,
             "seed": seed,
+            "selection": asdict(selection),
             "compute": str(compute),
             "calibration": described,
         },
@@ -146,12 +167,16 @@ def prune_blocks(
     sequential: bool,
     compute: Compute,
     report: Report = silent,
-) -> None:
-    """The loop behind `prune`, for callers that have blocks, tokens and sparsities already."""
+) -> tuple[str, ...]:
+    """The loop behind `prune`, for callers that have blocks, tokens and sparsities already.
+
+    Returns:
+        Names of matrices that no calibration token met.
+    """
     needed = raw_sums(recipe.terminals)
     matrices = [matrix for block in blocks for matrix in block.matrices]
     # Only activations depend on the blocks before; without them both modes are the same.
-    replayed = needed & {ACTIVATION} if sequential else frozenset[str]()
+    replayed = needed & FORWARD if sequential else frozenset[str]()
     dense: Statistics | None = None
     if needed - replayed:
         assert tokens is not None
@@ -169,29 +194,33 @@ def prune_blocks(
         assert tokens is not None
         batch = max(1, REPLAY_TOKENS // tokens.shape[1])
         replay = Replay(model, blocks, tokens, batch, compute)
+    unreached: dict[str, None] = dict.fromkeys(dense.unreached if dense else ())
     for block in blocks:
-        sums = _replayed_sums(replay, block) if replay else {}
+        measured = None
+        if replay and tokens is not None:
+            sample = Sample(tokens.shape[0], tokens.numel())
+            measured = Statistics(_replayed_sums(replay, block, replayed), sample, block.matrices)
+            unreached |= dict.fromkeys(measured.unreached)
         for matrix in block.matrices:
             terminals = dense.of(matrix, recipe.terminals) if dense else {}
-            if replay and tokens is not None:
-                sample = Sample(tokens.shape[0], tokens.numel())
+            if measured:
                 mine = terminals_of(recipe.terminals, replayed)
-                measured = Statistics({matrix.name: {ACTIVATION: sums[matrix.name]}}, sample)
                 terminals = terminals | measured.of(matrix, mine)
             mask = matrix_mask(recipe, matrix, terminals, pattern, sparsities[matrix.name])
             apply_mask(matrix, mask)
         if replay and block is not blocks[-1]:
             replay.advance(replay.run(block))
         report("pruning", block.index + 1, len(blocks))
+    return tuple(unreached)
 
 
-def _replayed_sums(replay: Replay, block: Block) -> dict[str, Tensor]:
-    sums = ActivationSums(block.matrices)
+def _replayed_sums(replay: Replay, block: Block, wanted: frozenset[str]) -> RawStatistics:
+    sums = ActivationSums(block.matrices, wanted)
     try:
         replay.run(block)
     finally:
         sums.close()
-    return sums.sums
+    return sums.sums()
 
 
 def plan_sparsities(blocks: list[Block], recipe: Recipe, pattern: Pattern) -> dict[str, Fraction]:

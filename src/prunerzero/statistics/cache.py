@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,11 @@ from torch import Tensor, nn
 
 from prunerzero.errors import InputError
 from prunerzero.files import atomic_path, cache_dir
-from prunerzero.models.blocks import Matrix
 from prunerzero.models.compute import Compute
+from prunerzero.models.matrices import Matrix
 from prunerzero.progress import Advance, silent
 from prunerzero.statistics.collectors import Sample, finish, raw_sums
-from prunerzero.statistics.gathering import RawStatistics, gather_raw
+from prunerzero.statistics.gathering import RawStatistics, fill_unreached, gather_raw
 
 # Part of every key: raised when the meaning of the stored sums changes.
 VERSION = "1"
@@ -34,9 +35,20 @@ PLACE = frozenset({"_name_or_path", "transformers_version", "architectures", "dt
 
 
 class Statistics:
-    """Terminals of every prunable matrix, finished on demand from raw sums."""
+    """Terminals of every prunable matrix, finished on demand from raw sums.
 
-    def __init__(self, raw: RawStatistics, sample: Sample) -> None:
+    Args:
+        raw: raw sums by matrix.
+        sample: how much text they run over.
+        matrices: the matrices. Experts that no token met are given their siblings' statistics
+            (`fill_unreached`).
+
+    Attributes:
+        unreached: names of those experts' matrices.
+    """
+
+    def __init__(self, raw: RawStatistics, sample: Sample, matrices: Iterable[Matrix]) -> None:
+        self.unreached = fill_unreached(raw, matrices)
         self._raw = raw
         self._sample = sample
 
@@ -66,7 +78,7 @@ def gather_statistics(
     wanted = raw_sums(terminals)
     sample = Sample(sequences=tokens.shape[0], tokens=tokens.numel())
     if not wanted:
-        return Statistics({matrix.name: {} for matrix in matrices}, sample)
+        return Statistics({matrix.name: {} for matrix in matrices}, sample, matrices)
     parts = [VERSION, model_hash(model), tokens_hash(tokens), str(compute)]
     paths = {key: _path([*parts, key]) for key in sorted(wanted)}
     found: dict[str, dict[str, Tensor]] = {}
@@ -86,7 +98,7 @@ def gather_statistics(
     raw = {
         matrix.name: {key: sums[matrix.name] for key, sums in found.items()} for matrix in matrices
     }
-    return Statistics(raw, sample)
+    return Statistics(raw, sample, matrices)
 
 
 def model_hash(model: nn.Module) -> str:

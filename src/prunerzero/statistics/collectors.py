@@ -1,13 +1,13 @@
 """From raw sums gathered during calibration to the terminals of the metric language.
 
-Two raw sums serve all four data terminals of the language, so `W * A` and `W * sqrt(X)` share
-one pass: the sum over tokens of each input feature's square, and the sum over sequences of each
-weight's squared gradient.
+A few raw sums serve all data terminals, so `W * A` and `W * sqrt(X)` share one pass: sums over
+tokens of each input feature's square, the number of these tokens, and the sum over sequences of
+each weight's squared gradient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -16,7 +16,14 @@ from torch import Tensor
 GRADIENT_SCALE = 100.0
 
 ACTIVATION = "activation_square_sum"
+ROUTED = "routed_activation_square_sum"
+TOKENS = "tokens"
 GRADIENT = "gradient_square_sum"
+
+# The sums that come from forward passes alone.
+FORWARD = frozenset({ACTIVATION, ROUTED, TOKENS})
+
+Raw = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -29,44 +36,51 @@ class Sample:
 
 @dataclass(frozen=True)
 class Collector:
-    """How one terminal follows from a raw sum.
+    """How one terminal follows from raw sums.
 
     Attributes:
-        raw: name of the raw sum (`ACTIVATION` ``[1, in]`` or `GRADIENT` ``[out, in]``).
-        finish: turns the raw sum into the terminal.
+        raw: names of the sums: `ACTIVATION`, `ROUTED` ``[1, in]``, `TOKENS` ``[1, 1]`` (an
+            expert's are those routed to it), `GRADIENT` ``[out, in]``.
+        finish: turns them into the terminal.
     """
 
-    raw: str
-    finish: Callable[[Tensor, Sample], Tensor]
+    raw: frozenset[str]
+    finish: Callable[[Raw, Sample], Tensor]
 
 
 COLLECTORS: dict[str, Collector] = {
     # X_j = (1 / sequences) * sum_t x_tj^2: the reference's squared norm.
-    "X": Collector(ACTIVATION, lambda total, sample: total / sample.sequences),
+    "X": Collector(frozenset({ACTIVATION}), lambda raw, sample: raw[ACTIVATION] / sample.sequences),
     # A_j = sqrt(mean_t x_tj^2): scale-free, Wanda is W * A.
-    "A": Collector(ACTIVATION, lambda total, sample: (total / sample.tokens).sqrt()),
+    "A": Collector(
+        frozenset({ACTIVATION, TOKENS}), lambda raw, _: (raw[ACTIVATION] / raw[TOKENS]).sqrt()
+    ),
+    # R_j = sqrt(mean_t (r_t x_tj)^2), r_t the router's weight: MoE-Pruner is W * R.
+    "R": Collector(frozenset({ROUTED, TOKENS}), lambda raw, _: (raw[ROUTED] / raw[TOKENS]).sqrt()),
     # G = sqrt(sum_s (100 g_s)^2), one backward pass a sequence s, mean token loss.
-    "G": Collector(GRADIENT, lambda total, _: total.sqrt() * GRADIENT_SCALE),
+    "G": Collector(frozenset({GRADIENT}), lambda raw, _: raw[GRADIENT].sqrt() * GRADIENT_SCALE),
     # F = sqrt(mean_s g_s^2): F^2 is the diagonal of the empirical Fisher matrix.
-    "F": Collector(GRADIENT, lambda total, sample: (total / sample.sequences).sqrt()),
+    "F": Collector(
+        frozenset({GRADIENT}), lambda raw, sample: (raw[GRADIENT] / sample.sequences).sqrt()
+    ),
 }
 
 
 def raw_sums(terminals: frozenset[str]) -> frozenset[str]:
     """The raw sums that these terminals need (none for ``W``)."""
-    return frozenset(COLLECTORS[name].raw for name in terminals if name in COLLECTORS)
+    return frozenset().union(*(COLLECTORS[name].raw for name in terminals if name in COLLECTORS))
 
 
 def terminals_of(terminals: frozenset[str], raw: frozenset[str]) -> frozenset[str]:
     """Those of ``terminals`` that follow from the raw sums in ``raw``."""
     return frozenset(
-        name for name in terminals if name in COLLECTORS and COLLECTORS[name].raw in raw
+        name for name in terminals if name in COLLECTORS and COLLECTORS[name].raw <= raw
     )
 
 
-def finish(terminals: frozenset[str], raw: dict[str, Tensor], sample: Sample) -> dict[str, Tensor]:
+def finish(terminals: frozenset[str], raw: Raw, sample: Sample) -> dict[str, Tensor]:
     """Those terminals of one matrix that its raw sums determine."""
     return {
-        name: COLLECTORS[name].finish(raw[COLLECTORS[name].raw], sample)
+        name: COLLECTORS[name].finish(raw, sample)
         for name in sorted(terminals_of(terminals, frozenset(raw)))
     }

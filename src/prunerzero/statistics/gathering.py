@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prunerzero.models.blocks import Matrix, watch_inputs
+from prunerzero.errors import InputError
 from prunerzero.models.compute import Compute
+from prunerzero.models.matrices import Matrix
+from prunerzero.models.watching import watch_inputs
 from prunerzero.progress import Advance, silent
-from prunerzero.statistics.collectors import ACTIVATION, GRADIENT
+from prunerzero.statistics.collectors import ACTIVATION, FORWARD, GRADIENT, ROUTED, TOKENS
 
 RawStatistics = dict[str, dict[str, Tensor]]
 
@@ -20,30 +23,104 @@ RawStatistics = dict[str, dict[str, Tensor]]
 class ActivationSums:
     """Sums the squares of every input feature over all tokens seen, in float32 ``[1, in]``.
 
-    Layers that share one input (query, key and value) are given one reduction.
+    Layers that share one input (query, key and value) are given one reduction. An expert's tokens
+    are those that are routed to it.
+
+    Args:
+        matrices: the matrices to watch.
+        wanted: which sums, of `FORWARD`.
     """
 
-    def __init__(self, matrices: Iterable[Matrix]) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self._last: tuple[Tensor, Tensor] | None = None
-        self._handles = watch_inputs(list(matrices), self._add)
+    def __init__(self, matrices: Iterable[Matrix], wanted: frozenset[str]) -> None:
+        self._matrices = list(matrices)
+        self._wanted = wanted & FORWARD
+        self._sums: RawStatistics = {matrix.name: {} for matrix in self._matrices}
+        self._last: tuple[Tensor, dict[str, Tensor]] | None = None
+        self._handles = watch_inputs(self._matrices, self._add)
 
-    def _add(self, matrix: Matrix, inputs: Tensor) -> None:
+    def _add(self, matrix: Matrix, inputs: Tensor, gates: Tensor | None) -> None:
+        # The input tensor itself is kept so that its identity cannot be reused by another.
         if self._last is None or self._last[0] is not inputs:
-            flat = inputs.detach().reshape(-1, inputs.shape[-1]).float()
-            # The input tensor itself is kept so that its identity cannot be reused by another.
-            self._last = (inputs, torch.linalg.vector_norm(flat, dim=0).square()[None])
-        total = self._last[1]
-        if matrix.name in self.sums:
-            self.sums[matrix.name] = self.sums[matrix.name] + total
-        else:
-            self.sums[matrix.name] = total
+            self._last = (inputs, self._reduced(matrix, inputs.detach(), gates))
+        sums = self._sums[matrix.name]
+        for name, value in self._last[1].items():
+            sums[name] = sums[name] + value if name in sums else value.clone()
+
+    def _reduced(self, matrix: Matrix, inputs: Tensor, gates: Tensor | None) -> dict[str, Tensor]:
+        flat = inputs.reshape(-1, inputs.shape[-1]).float()
+        found = {}
+        if ACTIVATION in self._wanted:
+            found[ACTIVATION] = _square_sum(flat)
+        if TOKENS in self._wanted:
+            found[TOKENS] = flat.new_full((1, 1), len(flat))
+        if ROUTED in self._wanted:
+            if matrix.siblings and gates is None:
+                raise InputError(
+                    f"terminal R: this model does not show the router's weights for {matrix.name}"
+                )
+            found[ROUTED] = _square_sum(flat if gates is None else flat * gates[:, None].float())
+        return found
 
     def close(self) -> None:
         """Detaches from the model."""
         self._last = None
         for handle in self._handles:
             handle.remove()
+
+    def sums(self) -> RawStatistics:
+        """The sums; zeros for experts that no token met, and for layers that were not called."""
+        return {
+            matrix.name: dict(self._sums[matrix.name] or self._nothing(matrix))
+            for matrix in self._matrices
+        }
+
+    def _nothing(self, matrix: Matrix) -> dict[str, Tensor]:
+        zeros = torch.zeros(1, matrix.shape.columns, device=matrix.parameter.device)
+        sums = {ACTIVATION: zeros, ROUTED: zeros, TOKENS: zeros[:, :1]}
+        return {name: sums[name] for name in self._wanted}
+
+
+def _square_sum(flat: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(flat, dim=0).square()[None]
+
+
+def fill_unreached(raw: RawStatistics, matrices: Iterable[Matrix]) -> list[str]:
+    """Gives matrices that no token met statistics that can rank their weights.
+
+    Experts are given the pooled statistics of the same block's other experts: activation sums and
+    token counts are added up, so that they see their siblings' mean token; sums of squared
+    gradients are averaged over the experts that were reached. Where there is nothing to pool (a
+    layer that the model holds but does not call) all inputs and gradients count as equal.
+
+    Args:
+        raw: raw sums by matrix, changed in place.
+        matrices: the matrices they belong to.
+
+    Returns:
+        Names of the matrices filled, in order.
+    """
+    stacks: dict[str, list[Matrix]] = defaultdict(list)
+    for matrix in matrices:
+        stacks[matrix.siblings or matrix.name].append(matrix)
+    filled = set()
+    for stack in stacks.values():
+        for kind in raw[stack[0].name]:
+            missing = [matrix for matrix in stack if not raw[matrix.name][kind].any()]
+            if not missing:
+                continue
+            pooled = _pooled([raw[m.name][kind] for m in stack if m not in missing], kind)
+            for matrix in missing:
+                zeros = raw[matrix.name][kind]
+                raw[matrix.name][kind] = torch.ones_like(zeros) if pooled is None else pooled
+                filled.add(matrix.name)
+    return [matrix.name for stack in stacks.values() for matrix in stack if matrix.name in filled]
+
+
+def _pooled(reached: list[Tensor], kind: str) -> Tensor | None:
+    if not reached:
+        return None
+    total = torch.stack(reached).sum(0)
+    return total / len(reached) if kind == GRADIENT else total
 
 
 def gather_raw(
@@ -70,8 +147,9 @@ def gather_raw(
         ``{matrix name: {raw sum: tensor}}`` on the model's device.
     """
     base: Any = model.base_model
-    activations = ActivationSums(matrices) if ACTIVATION in wanted else None
+    activations = ActivationSums(matrices, wanted) if wanted & FORWARD else None
     gradients = _GradientSums(model, matrices) if GRADIENT in wanted else None
+    found: RawStatistics = {matrix.name: {} for matrix in matrices}
     try:
         for done, window in enumerate(tokens.to(compute.device).split(1), start=1):
             with torch.set_grad_enabled(gradients is not None), compute.autocast():
@@ -88,12 +166,11 @@ def gather_raw(
             activations.close()
         if gradients is not None:
             gradients.close()
-    found: RawStatistics = {matrix.name: {} for matrix in matrices}
-    for matrix in matrices:
-        if activations is not None:
-            found[matrix.name][ACTIVATION] = activations.sums[matrix.name]
-        if gradients is not None:
-            stored = gradients.sums[matrix.name]
+    if activations is not None:
+        found = activations.sums()
+    if gradients is not None:
+        for matrix in matrices:
+            stored = gradients.sums[matrix.parameter]
             found[matrix.name][GRADIENT] = matrix.oriented(stored).contiguous()
     return found
 
@@ -105,28 +182,23 @@ class _GradientSums:
     """
 
     def __init__(self, model: nn.Module, matrices: Iterable[Matrix]) -> None:
-        self.sums: dict[str, Tensor] = {}
+        self.sums: dict[nn.Parameter, Tensor] = {}
         self._required = {parameter: parameter.requires_grad for parameter in model.parameters()}
         model.requires_grad_(False)
-        self._matrices = list(matrices)
         self._handles = []
-        for matrix in self._matrices:
-            matrix.parameter.requires_grad_(True)
-            self.sums[matrix.name] = torch.zeros_like(matrix.parameter, dtype=torch.float32)
-            self._handles.append(
-                matrix.parameter.register_post_accumulate_grad_hook(self._adder(matrix.name))
-            )
+        for parameter in dict.fromkeys(matrix.parameter for matrix in matrices):
+            parameter.requires_grad_(True)
+            self.sums[parameter] = torch.zeros_like(parameter, dtype=torch.float32)
+            self._handles.append(parameter.register_post_accumulate_grad_hook(self._add))
 
-    def _adder(self, name: str) -> Callable[[Tensor], None]:
-        @torch.no_grad()
-        def add(parameter: Tensor) -> None:
-            gradient = parameter.grad
-            assert gradient is not None
-            gradient = gradient.float()
-            self.sums[name].addcmul_(gradient, gradient)
-            parameter.grad = None
-
-        return add
+    @torch.no_grad()
+    def _add(self, parameter: Tensor) -> None:
+        assert isinstance(parameter, nn.Parameter)
+        gradient = parameter.grad
+        assert gradient is not None
+        gradient = gradient.float()
+        self.sums[parameter].addcmul_(gradient, gradient)
+        parameter.grad = None
 
     def close(self) -> None:
         """Detaches from the model."""

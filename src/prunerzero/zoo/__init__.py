@@ -37,10 +37,17 @@ def entries() -> list[Recipe]:
     return [load(name) for name in names()]
 
 
-def published() -> list[Recipe]:
+def published(*, mixture: bool = False) -> list[Recipe]:
     """The recipes from the literature: what a search starts from and is compared with.
 
     Recipes that a search found carry its provenance. To start another search from them would let
     what one search read into the next.
+
+    Args:
+        mixture: with those that ask for the router's weights, which only mixtures of experts have.
     """
-    return [recipe for recipe in entries() if not recipe.provenance]
+    return [
+        recipe
+        for recipe in entries()
+        if not recipe.provenance and (mixture or "R" not in recipe.terminals)
+    ]
