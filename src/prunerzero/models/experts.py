@@ -11,7 +11,6 @@ from torch import nn
 
 # The last part of a path that is one of several experts held as modules of their own.
 NUMBERED = re.compile(r"(experts?)\.\d+(?=\.)")
-ROUTING_NAMES = ("gate", "router")
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,10 @@ def is_router(path: str, layer: nn.Linear, config: Any) -> bool:
         config: the model's configuration, or None.
     """
     names = path.split(".")
-    if not any(name.endswith(ROUTING_NAMES) for name in names):
+    if any(name.endswith("router") for name in names):
+        return True
+    # Many a matrix is called a gate.
+    if not any(name.endswith("gate") for name in names):
         return False
     return layer.out_features == 1 or layer.out_features in _declared(_plain(config))
 
