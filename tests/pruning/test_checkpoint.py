@@ -74,6 +74,49 @@ def test_the_record_tells_how_it_was_made(tmp_path, text):
     assert {"prunerzero", "torch", "transformers", "python"} == document["versions"].keys()
 
 
+def test_the_card_says_what_was_done_and_what_it_is_not(tmp_path, text):
+    model, result = pruned(text, "gpt2")
+    save_checkpoint(model, None, result, tmp_path / "out", "owner/toy")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    assert "# toy, pruned to 2:4" in card
+    assert "no smaller and no faster" in card
+    assert "| all | `W * sqrt(X)` |" in card
+    assert "| c_attn | 50.00% |" in card
+    assert "4 windows of 16 tokens" in card
+    command = next(line for line in card.splitlines() if line.startswith("prunerzero prune"))
+    assert "--pattern 2:4 --seed 0" in command
+    assert "--samples 4 --sequence-length 16" in command
+
+
+def test_it_is_sharded_as_the_source(tmp_path, text):
+    model, result = pruned(text, num_hidden_layers=6)
+    model.save_pretrained(tmp_path / "many", max_shard_size="60KB")
+    model.save_pretrained(tmp_path / "one")
+    count = len(list((tmp_path / "many").glob("*.safetensors")))
+    assert count > 2
+    for source, expected in (("many", count), ("one", 1)):
+        out = tmp_path / f"{source}-out"
+        save_checkpoint(model, None, result, out, str(tmp_path / source))
+        assert len(list(out.glob("*.safetensors"))) == expected
+        again = AutoModelForCausalLM.from_pretrained(out)
+        assert torch.equal(again(make_tokens(2)).logits, model(make_tokens(2)).logits)
+
+
+def test_generation_settings_and_chat_template_are_kept(tmp_path, text):
+    model, result = pruned(text)
+    model.generation_config.temperature = 0.7
+    model.generation_config.do_sample = True
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    save_checkpoint(model, tokenizer, result, tmp_path / "out", "toy")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert again.generation_config.temperature == 0.7
+    chat = AutoTokenizer.from_pretrained(tmp_path / "out")
+    said = [{"role": "user", "content": "hello"}]
+    assert chat.apply_chat_template(said, tokenize=False) == "hello"
+
+
 def test_everybody_can_read_it(tmp_path, text):
     model, result = pruned(text)
     save_checkpoint(model, make_tokenizer(), result, tmp_path / "out", "toy")

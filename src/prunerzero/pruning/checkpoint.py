@@ -1,4 +1,4 @@
-"""A pruned model on disk: a Hugging Face checkpoint and the record of how it was made."""
+"""A pruned model on disk: a Hugging Face checkpoint, the record of how it was made, and a card."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from prunerzero import __version__
 from prunerzero.data.sources import evaluation_documents
 from prunerzero.errors import InputError
 from prunerzero.files import atomic_directory, read_json, write_json
+from prunerzero.pruning.card import CARD, model_card
 
 if TYPE_CHECKING:
     from prunerzero.pruning.pruner import PruneResult
 
 RECORD = "pruning.json"
 FORMAT = 1
+USUAL_SHARD = 5_000_000_000
 
 
 def save_checkpoint(
     model: Any, tokenizer: Any, result: PruneResult, directory: str | Path, source: str
 ) -> None:
-    """Writes a pruned model, its tokenizer and ``pruning.json`` into a new directory, atomically.
+    """Writes a pruned model, its tokenizer, ``pruning.json`` and a card, atomically.
 
-    The checkpoint is dense: pruned weights are stored as ``+0.0``, which every engine loads.
+    The checkpoint is dense: pruned weights are stored as ``+0.0``, which every engine loads. It is
+    sharded as the model's own checkpoint, where that is a directory.
 
     Args:
         model: the pruned model.
@@ -40,12 +43,30 @@ def save_checkpoint(
 
     try:
         with atomic_directory(directory) as temporary:
-            model.save_pretrained(temporary)
+            model.save_pretrained(temporary, max_shard_size=shard_size(source))
             if tokenizer is not None:
                 tokenizer.save_pretrained(temporary)
-            write_json(temporary / RECORD, record(result, source))
+            write_record(temporary, result, source)
     except SafetensorError as error:  # its way to say that the disk is full
         raise InputError(f"{directory}: cannot be written ({error})") from None
+
+
+def write_record(directory: Path, result: PruneResult, source: str) -> None:
+    """Writes ``pruning.json`` and the model card."""
+    document = record(result, source)
+    write_json(directory / RECORD, document)
+    (directory / CARD).write_text(model_card(document), encoding="utf-8")
+
+
+def shard_size(source: str) -> int:
+    """Bytes of a shard, such that a checkpoint is split about as the one in ``source``.
+
+    A single file stays one; where ``source`` is no directory, shards have 5 GB at most.
+    """
+    shards = [file.stat().st_size for file in Path(source).glob("*.safetensors")]
+    if not shards:
+        return USUAL_SHARD
+    return max(shards) if len(shards) > 1 else max(2 * shards[0], USUAL_SHARD)
 
 
 def record(result: PruneResult, source: str) -> dict[str, Any]:
