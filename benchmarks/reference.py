@@ -92,14 +92,15 @@ def read_expressions() -> list[str]:
 def reference_perplexity(setting: Setting, recipe: Recipe, pattern: Pattern) -> float:
     """Perplexity after pruning in the public code's manner; the model is dense again then."""
     try:
-        _prune(setting, recipe, pattern)
+        prune_as_published(setting, recipe, pattern)
         return measure_loss(setting.model, setting.evaluation, setting.compute).perplexity
     finally:
         setting.dense.restore()
 
 
 @torch.no_grad()
-def _prune(setting: Setting, recipe: Recipe, pattern: Pattern) -> None:
+def prune_as_published(setting: Setting, recipe: Recipe, pattern: Pattern) -> None:
+    """Sequential pruning in the public code's manner; the model stays pruned."""
     tokens = setting.calibration.tokens
     sample = Sample(sequences=len(tokens), tokens=tokens.numel())
     replay = Replay(setting.model, setting.blocks, tokens, 1, setting.compute)
@@ -114,11 +115,20 @@ def _prune(setting: Setting, recipe: Recipe, pattern: Pattern) -> None:
             scores = recipe.metric_for(matrix.kind, matrix.family).score(W=matrix.weight, **inputs)
             if not scores.isfinite().all():
                 raise UnusableScores(f"scores of {matrix.name} are not finite")
-            matrix.weight.mul_(_kept_by_sorting(scores, recipe, pattern))
+            matrix.weight.mul_(_kept(scores, recipe, pattern))
         replay.advance(replay.run(block))
 
 
-def _kept_by_sorting(scores: Tensor, recipe: Recipe, pattern: Pattern) -> Tensor:
+def _kept(scores: Tensor, recipe: Recipe, pattern: Pattern) -> Tensor:
+    if pattern.is_nm:
+        kept = torch.ones_like(scores)
+        assert pattern.n is not None
+        assert pattern.m is not None
+        for column in range(0, scores.shape[1], pattern.m):
+            group = scores[:, column : column + pattern.m].float()
+            lowest = torch.topk(group, pattern.m - pattern.n, dim=1, largest=False).indices
+            kept.scatter_(1, column + lowest, 0.0)
+        return kept
     ranked = scores.reshape(1, -1) if recipe.group == "matrix" else scores
     order = torch.sort(ranked, dim=1, stable=True).indices
     kept = torch.ones_like(ranked)
