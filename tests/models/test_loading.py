@@ -3,7 +3,7 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
-from tiny_models import make_model, make_tokenizer, save_model
+from tiny_models import make_model, make_tokenizer, make_tokens, save_model
 
 from prunerzero.errors import InputError
 from prunerzero.models import loading
@@ -105,3 +105,27 @@ def test_the_hubs_answers(monkeypatch):
     monkeypatch.setattr("prunerzero.models.hub.try_to_load_from_cache", lambda *_: "/there")
     assert not reachable("cached/model")
     assert loading.reachable is reachable
+
+
+def test_a_quantised_checkpoint_and_an_adapter_are_refused(tmp_path):
+    directory = save_model(tmp_path / "quantised")
+    config = json.loads((directory / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (directory / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"quantis|cannot be loaded"):
+        load_model(directory, device="cpu")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match="an adapter; merge it into its base model first"):
+        load_model(adapter, device="cpu")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_sharded_checkpoints_of_any_precision(tmp_path, dtype):
+    model = make_model(dtype=dtype)
+    model.save_pretrained(tmp_path, max_shard_size="40KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    again, _ = load_model(tmp_path, device="cpu")
+    assert again.dtype is dtype
+    assert torch.equal(again(make_tokens(2)).logits, model(make_tokens(2)).logits)

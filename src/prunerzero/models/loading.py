@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -13,11 +14,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prunerzero.errors import InputError, MissingExtraError
 from prunerzero.files import atomic_directory
+from prunerzero.models.acceleration import PATTERN
+from prunerzero.models.acceleration import accelerate as make_semi_structured
 from prunerzero.models.compute import DTYPES, find_device
 from prunerzero.models.hub import reachable
 from prunerzero.models.names import check_model_name, converted_directory, gguf_file
 from prunerzero.packing.index import is_packed
 from prunerzero.packing.loading import load_packed
+
+logger = logging.getLogger(__name__)
 
 
 def load_model(
@@ -26,6 +31,7 @@ def load_model(
     dtype: str | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
+    accelerate: Literal["2:4"] | None = None,
 ) -> tuple[Any, Any]:
     """Loads a causal LM in evaluation mode, and its tokenizer.
 
@@ -35,14 +41,19 @@ def load_model(
         dtype: type of the weights; None keeps the checkpoint's.
         device: ``cpu``, ``cuda:0``...; None takes the first GPU, else the CPU.
         trust_remote_code: run code that comes with the checkpoint.
+        accelerate: ``2:4`` makes matrices of that pattern semi-structured sparse tensors, on a GPU
+            and in half precision; what that brought is in ``model.acceleration`` and logged.
 
     Returns:
         ``(model, tokenizer)``; the tokenizer is None where the directory holds none.
 
     Raises:
-        InputError: if there is no such model, it cannot be read, or weights are missing in it.
+        InputError: if there is no such model, it cannot be read, is quantised, weights are missing
+            in it, or it cannot be accelerated.
     """
     name = os.fspath(name)
+    if accelerate not in (None, PATTERN):
+        raise InputError(f"accelerate '{accelerate}': only '{PATTERN}' is known")
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"dtype '{dtype}': not one of {', '.join(DTYPES)}")
     target = find_device(device)
@@ -72,7 +83,15 @@ def load_model(
             f"model '{name}': {len(wrong)} tensors of its configuration are not in its weight "
             f"files or have another shape there, first {wrong[0]}"
         )
-    return model.eval().requires_grad_(False).to(target), _load_tokenizer(source, options)
+    if getattr(model.config, "quantization_config", None) is not None:
+        raise InputError(
+            f"model '{name}': is quantised: its weights cannot be pruned, give the original"
+        )
+    model = model.eval().requires_grad_(False).to(target)
+    if accelerate is not None:
+        model.acceleration = make_semi_structured(model)
+        logger.info("%s: %s", name, model.acceleration)
+    return model, _load_tokenizer(source, options)
 
 
 def locate_model(name: str) -> str:

@@ -32,6 +32,8 @@ def check_model_name(name: str | os.PathLike[str]) -> None:
     if name in ALIASES:
         asset_path(ALIASES[name])
     elif name.strip() and path.is_dir():
+        if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+            raise InputError(f"model '{name}': an adapter; merge it into its base model first")
         if not (path / "config.json").is_file():
             raise InputError(f"model '{name}': the directory holds no config.json")
     elif path.is_file():
