@@ -7,7 +7,13 @@ import pytest
 from prunerzero.data import sources
 from prunerzero.data.documents import Document, TextSource
 from prunerzero.data.hub import _articles
-from prunerzero.data.sources import SOURCES, evaluation_documents, load_documents, text_name
+from prunerzero.data.sources import (
+    SOURCES,
+    evaluation_documents,
+    is_named,
+    load_documents,
+    text_name,
+)
 from prunerzero.data.splits import Split, split_documents
 from prunerzero.errors import InputError
 
@@ -51,6 +57,19 @@ def test_a_named_source_is_evaluated_on_its_heldout_documents():
     heldout = evaluation_documents("openwebtext")
     assert heldout == split_documents(load_documents("openwebtext"))[Split.HELDOUT]
     assert {d.split for d in heldout} == {Split.HELDOUT}
+
+
+def test_several_sources_together_keep_each_ones_splits():
+    both = split_documents(load_documents("web+news"))
+    alone = [split_documents(load_documents(name)) for name in ("web", "news")]
+    for split in Split:
+        assert both[split] == [*alone[0][split], *alone[1][split]]
+    assert evaluation_documents("web+news") == both[Split.HELDOUT]
+    assert text_name("web+news") == "web+news"
+    assert is_named("web+news")
+    assert not is_named("web+nws")
+    with pytest.raises(InputError, match=r"text 'web\+nws': no such file"):
+        load_documents("web+nws")
 
 
 @pytest.mark.parametrize("source", ["wikipdia", "", "no/such/file.txt"])

@@ -58,7 +58,7 @@ def command(
     json: Json = False,
 ) -> None:
     """Prune with several metrics and compare perplexities in one table."""
-    from prunerzero.data.sources import SOURCES, text_name
+    from prunerzero.data.sources import is_named, text_name
     from prunerzero.models.names import check_model_name
     from prunerzero.pruning.checkpoint import refuse_seen, seen_documents
     from prunerzero.pruning.pattern import Pattern
@@ -69,7 +69,7 @@ def command(
     patterns = [Pattern.parse(one) for one in pattern]
     check_model_name(model)
     inputs.check_calibration(calibration)
-    if text is None and calibration not in SOURCES:
+    if text is None and not is_named(calibration):
         raise InputError(f"calibration '{calibration}': is used whole, so give another with --text")
     text = text or calibration
     seen = seen_documents(model)

@@ -37,10 +37,10 @@ def check_calibration(source: str) -> None:
     Raises:
         InputError: The source is unknown, cannot be had, or has no calibration documents.
     """
-    from prunerzero.data.sources import SOURCES, load_documents
+    from prunerzero.data.sources import is_named, load_documents
     from prunerzero.data.splits import Split, documents_of
 
-    documents_of(load_documents(source), Split.CALIBRATION if source in SOURCES else None)
+    documents_of(load_documents(source), Split.CALIBRATION if is_named(source) else None)
 
 
 def load_quietly(name: str, device: str | None, dtype: str | None) -> tuple[Any, Any]:

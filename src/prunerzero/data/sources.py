@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prunerzero.data import bundled, hub, local
 from prunerzero.data.documents import Document, TextSource, deduplicate
-from prunerzero.data.splits import Split, documents_of
+from prunerzero.data.splits import Split, documents_of, split_documents
 from prunerzero.errors import InputError
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Document",
     "TextSource",
     "evaluation_documents",
+    "is_named",
     "load_documents",
     "register",
     "text_name",
@@ -46,9 +47,9 @@ def load_documents(source: str | Path) -> list[Document]:
     """Loads all documents of a source, without duplicates.
 
     Args:
-        source: A registered name, or the path of a text file, a ``.jsonl`` file with a field
-            ``text``, or a directory of ``.txt`` files. A name wins over a file of that name; write
-            ``./name`` for the file.
+        source: A registered name, several of them (``wikipedia+web``), or the path of a text file,
+            a ``.jsonl`` file with a field ``text``, or a directory of ``.txt`` files. A name wins
+            over a file of that name; write ``./name`` for the file.
 
     Raises:
         InputError: The source is unknown, cannot be had, or is no usable text.
@@ -76,8 +77,32 @@ def text_name(source: str | Path) -> str:
     return str(source) if _named(source) else Path(os.path.abspath(source)).name
 
 
+def is_named(source: str | Path) -> bool:
+    """Whether this is a registered source, or several, whose documents have splits."""
+    return _named(source) is not None
+
+
 def _named(source: str | Path) -> TextSource | None:
-    return SOURCES.get(source) if isinstance(source, str) else None
+    if not isinstance(source, str):
+        return None
+    parts = [SOURCES.get(name) for name in source.split("+")]
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    if len(known) == 1:
+        return known[0]
+    names = ", ".join(part.name for part in known)
+    return TextSource(source, f"{names} together", lambda: _together(known))
+
+
+def _together(sources: list[TextSource]) -> list[Document]:
+    """The documents of several sources; each stays in the split that it has in its own."""
+    return [
+        document
+        for source in sources
+        for documents in split_documents(deduplicate(source.load())).values()
+        for document in documents
+    ]
 
 
 def _existing(source: str | Path) -> Path:

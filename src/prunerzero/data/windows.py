@@ -121,7 +121,7 @@ class WindowSampler:
         """Loads and tokenises the documents of the split.
 
         Args:
-            source: A source's name or path, or documents of one source.
+            source: A source's name or path, or documents.
             tokenizer: A Hugging Face tokenizer; it adds no special tokens here.
             split: Which documents to read; None for all of them.
             length: Tokens in a window.
@@ -136,7 +136,7 @@ class WindowSampler:
         documents = documents_of(source, split)
         if not documents:
             raise InputError("no documents to draw windows from")
-        self.source = documents[0].source
+        self.source = "+".join(dict.fromkeys(document.source for document in documents))
         self.split = split
         self.length = length
         self.seed = seed

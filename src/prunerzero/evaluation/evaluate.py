@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from prunerzero.data.sources import SOURCES, evaluation_documents, load_documents, text_name
+from prunerzero.data.sources import evaluation_documents, is_named, load_documents, text_name
 from prunerzero.data.splits import Split
 from prunerzero.data.windows import Windows, check_length, consecutive_windows, sample_windows
 from prunerzero.errors import InputError
@@ -116,7 +116,7 @@ def evaluation_windows(
         InputError: if the text is unusable or overlaps documents in ``seen``.
     """
     refuse_seen(text, seen)
-    if text in SOURCES:
+    if is_named(text):
         documents = load_documents(text)
         return sample_windows(documents, tokenizer, Split.HELDOUT, windows, sequence_length, seed)
     return consecutive_windows(evaluation_documents(text), tokenizer, sequence_length)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from prunerzero.data.sources import SOURCES, load_documents
+from prunerzero.data.sources import is_named, load_documents
 from prunerzero.data.splits import Split
 from prunerzero.data.windows import Windows, check_length, sample_windows
 from prunerzero.errors import InputError
@@ -49,7 +49,7 @@ def calibration_windows(
     if tokenizer is None:
         raise InputError("calibration on text needs a tokenizer: this model comes without one")
     check_length(sequence_length, limit)
-    split = Split.CALIBRATION if str(calibration) in SOURCES else None
+    split = Split.CALIBRATION if is_named(str(calibration)) else None
     documents = load_documents(calibration)
     return sample_windows(documents, tokenizer, split, samples, sequence_length, seed)
 
