@@ -1,13 +1,14 @@
 """How much sooner the default search gets where the paper's algorithm ends.
 
-    python benchmarks/time_to_quality.py --json
+    python benchmarks/time_to_quality.py --reference-seconds 190 --json
 
-The paper's 350 proposals are evaluated by our cheap fitness but charged at what one costs in the
-public code's manner (`candidate_cost.py`), so their time is computed, not measured. Its winner is
-pruned sequentially and read on held-out text. Then the default search's incumbents are read in
-order, until one is as good; its time is the search's until then and that of the statistics. The
-studies are those of `bars.py` (benchmarks/runs/); a missing one is made. Held-out text is read for
-this comparison only; nothing is chosen by it.
+The paper's 350 proposals are evaluated by our cheap fitness (the ladder of rungs) but charged at
+what one costs in the public code's manner (`candidate_cost.py`'s `reference_seconds`), so their
+time is computed, not measured. Its winner is pruned sequentially and read on held-out text. Then
+the default search's incumbents are read in order, until one is as good; its time is that of its
+statistics and its search until then. The default search is the first of `bars.py` (made if it is
+missing); both studies are kept in benchmarks/runs/. Held-out text is read for this comparison only;
+nothing is chosen by it.
 """
 
 from __future__ import annotations
@@ -20,89 +21,110 @@ from typing import Any
 
 import quiet  # noqa: F401  before torch
 from bars import RUNS, SAMPLES, STUDIES, measured, read_curve
-from reference import LENGTH, MODEL, TEXT
+from reference import LENGTH, MODEL, TEXT, Setting
 
 from prunerzero import Pattern, Recipe, load_model
 from prunerzero.data.sources import load_documents
 from prunerzero.data.splits import Split
 from prunerzero.data.windows import sample_windows
 from prunerzero.evaluation.comparison import Comparison
+from prunerzero.evolution.loop import Loop
 from prunerzero.evolution.runner import HELDOUT_WINDOWS
 from prunerzero.evolution.settings import PAPER_ITERATIONS, PAPER_POPULATION
-from prunerzero.files import read_json, write_json
+from prunerzero.evolution.strategies import PaperStrategy
+from prunerzero.files import write_json
 from prunerzero.models import compute_for, find_blocks
 from prunerzero.study import Study
 
-PAPER_RECORD = Path(__file__).parent / "data" / "paper_winner.json"
+HALF = Pattern.parse("50%")
+PROPOSALS = PAPER_POPULATION + PAPER_ITERATIONS
+PAPER_STUDY = STUDIES / "50-paper-cheap-seed0.db"
+READINGS = Path(__file__).parent / "data" / "time_to_quality.json"
 
 
 def main() -> None:
     """Measures the default search against the paper's winner."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--reference-seconds", type=float, required=True, help="candidate_cost.py")
-    parser.add_argument("--statistics-seconds", type=float, default=0.0, help="of the search")
+    parser.add_argument("--statistics-seconds", type=float, default=90.0, help="of the search")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    default, paper = RUNS[0], next(run for run in RUNS if run.preset == "paper")
-    for run in (default, paper):
-        if not (STUDIES / f"{run.name}.db").exists():
-            _note(f"{run.name} begins")
-            measured(run)
-    target = paper_winner(paper.name)
-    reached = first_as_good(default.name, target["heldout_perplexity"])
-    proposals = PAPER_POPULATION + PAPER_ITERATIONS
-    charged = proposals * arguments.reference_seconds
+    default = RUNS[0]
+    if not (STUDIES / f"{default.name}.db").exists():
+        _note(f"{default.name} begins")
+        measured(default)
+    winner = paper_winner()
+    heldout = Heldout()
+    target = heldout.perplexity(winner)
+    _note(f"paper's winner {winner.expression}: {target:.2f}")
+    reached = first_as_good(STUDIES / f"{default.name}.db", target, heldout)
+    charged = PROPOSALS * arguments.reference_seconds
     seconds = reached["seconds"] + arguments.statistics_seconds
     result = {
-        "paper_expression": target["expression"],
-        "paper_heldout_perplexity": target["heldout_perplexity"],
+        "paper_expression": winner.expression,
+        "paper_heldout_perplexity": target,
+        "paper_proposals": PROPOSALS,
         "paper_seconds_computed": charged,
+        "default_candidate": reached["candidate"],
         "default_heldout_perplexity": reached["heldout_perplexity"],
+        "default_search_seconds": reached["seconds"],
         "default_seconds": seconds,
         "times_sooner": charged / seconds,
     }
+    write_json(READINGS, result)
     if arguments.json:
         print(json.dumps(result, indent=1))
     else:
         print("\n".join(f"{name:28} {value}" for name, value in result.items()))
 
 
-def paper_winner(name: str) -> dict[str, Any]:
-    """The formula with the lowest fitness of the paper's study, and its held-out perplexity."""
-    if PAPER_RECORD.exists():
-        return dict(read_json(PAPER_RECORD, "record"))
-    with Study.open(STUDIES / f"{name}.db") as study:
-        rows = [row for row in study.candidates() if row.fitness is not None]
-    best = min(rows, key=lambda row: row.fitness or 0.0)
-    perplexity = heldout([Recipe.from_json(dict(best.recipe))])[0]
-    found = {"expression": best.expression, "heldout_perplexity": perplexity, "rows": len(rows)}
-    write_json(PAPER_RECORD, found)
-    return found
+def paper_winner() -> Recipe:
+    """The incumbent after the published algorithm's proposals; goes on where it was cut off."""
+    setting = Setting.load()
+    masker = setting.masker(HALF)
+    judge = setting.judge(masker)
+    STUDIES.mkdir(parents=True, exist_ok=True)
+    with Study.open_or_create(PAPER_STUDY, {"benchmark": "paper's search, cheap fitness"}) as store:
+        loop = Loop(store, PaperStrategy(0), judge, masker, HALF)
+        loop.replay()
+        while loop.proposals < PROPOSALS:
+            row = loop.advance()
+            if row.id is not None and row.id % 20 == 0:
+                _note(f"{loop.proposals}/{PROPOSALS} {row.expression}")
+    assert judge.incumbent is not None
+    return judge.incumbent
 
 
-def first_as_good(name: str, target: float) -> dict[str, Any]:
+class Heldout:
+    """Held-out perplexity after sequential pruning at 50 %, as in a search's closing table."""
+
+    def __init__(self) -> None:
+        model, tokenizer = load_model(MODEL)
+        documents = load_documents(TEXT)
+        calibration = sample_windows(documents, tokenizer, Split.CALIBRATION, SAMPLES, LENGTH, 0)
+        self._windows = sample_windows(
+            documents, tokenizer, Split.HELDOUT, HELDOUT_WINDOWS, LENGTH, 0
+        )
+        self._comparison = Comparison(
+            model, find_blocks(model), calibration.tokens, compute_for(model, None)
+        )
+
+    def perplexity(self, recipe: Recipe) -> float:
+        """The perplexity of one recipe."""
+        return self._comparison.measure("", recipe, HALF, self._windows).loss.perplexity
+
+
+def first_as_good(path: Path, target: float, heldout: Heldout) -> dict[str, Any]:
     """The first incumbent of a study whose held-out perplexity is not above the target."""
-    path = STUDIES / f"{name}.db"
     curve = read_curve(path)
     with Study.open(path) as study:
         recipes = [Recipe.from_json(dict(study.candidate(p["candidate"]).recipe)) for p in curve]
     for point, recipe in zip(curve, recipes, strict=True):
-        perplexity = heldout([recipe])[0]
+        perplexity = heldout.perplexity(recipe)
         _note(f"candidate {point['candidate']}: {perplexity:.2f} at {point['seconds']:.0f} s")
         if perplexity <= target:
             return point | {"heldout_perplexity": perplexity}
     raise SystemExit("the default search never got as good as the paper's winner")
-
-
-def heldout(recipes: list[Recipe]) -> list[float]:
-    """Held-out perplexity after sequential pruning at 50 %, as in a search's closing table."""
-    model, tokenizer = load_model(MODEL)
-    documents = load_documents(TEXT)
-    calibration = sample_windows(documents, tokenizer, Split.CALIBRATION, SAMPLES, LENGTH, 0)
-    windows = sample_windows(documents, tokenizer, Split.HELDOUT, HELDOUT_WINDOWS, LENGTH, 0)
-    comparison = Comparison(model, find_blocks(model), calibration.tokens, compute_for(model, None))
-    half = Pattern.parse("50%")
-    return [comparison.measure("", r, half, windows).loss.perplexity for r in recipes]
 
 
 def _note(line: str) -> None:
