@@ -14,9 +14,11 @@ import math
 import statistics
 import sys
 import time
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import quiet  # noqa: F401  before torch
 import torch
 from reference import Setting, read_expressions, reference_perplexity
@@ -28,7 +30,6 @@ from prunerzero.evolution.default import DefaultStrategy
 from prunerzero.evolution.genome import FACTORS
 from prunerzero.evolution.guidance import Guidance
 from prunerzero.evolution.loop import Loop
-from prunerzero.evolution.rungs import weighted_tau
 from prunerzero.files import read_json, write_json
 from prunerzero.pruning.pruner import UnusableScores
 from prunerzero.study import Study
@@ -144,32 +145,48 @@ def reference_cost(setting: Setting, full: bool) -> dict[str, Any]:
 
 
 def agreement(setting: Setting) -> dict[str, Any]:
-    """Kendall's tau between the ladder's order and the recorded reference fitnesses."""
+    """Kendall's tau between the ladder's order and the recorded reference fitnesses.
+
+    Recipes that prune alike are judged once, as in a search, and tie in both orders.
+    """
     record: dict[str, float | None] = read_json(RECORD, "record")
     masker = setting.masker(PATTERN)
     judge = setting.judge(masker)
     pairs: list[tuple[float, float]] = []
+    known: dict[str, float] = {}
     winner = None
     for text in read_expressions():
         dear = record.get(text)
         if dear is None:
             continue
-        try:
-            verdict = judge.judge(Recipe.from_text(text))
-        except UnusableScores:
-            continue
-        pairs.append((verdict.fitness, dear))
-        winner = dear if verdict.incumbent else winner
-        _note(f"ladder {verdict.fitness:+.3f}, reference {dear:.2f}: {text}")
+        recipe = Recipe.from_text(text)
+        key = recipe.key(PATTERN)
+        if key not in known:
+            try:
+                verdict = judge.judge(recipe)
+            except UnusableScores:
+                continue
+            known[key] = verdict.fitness
+            winner = dear if verdict.incumbent else winner
+        pairs.append((known[key], dear))
+        _note(f"ladder {known[key]:+.3f}, reference {dear:.2f}: {text}")
     masker.restore()
     best = min(dear for _, dear in pairs)
     return {
-        "kendall_tau": weighted_tau(
-            [cheap for cheap, _ in pairs], [dear for _, dear in pairs], [1.0] * len(pairs)
-        ),
+        "kendall_tau": tau_b(pairs),
         "winner_gap": (winner or math.inf) / best - 1,
         "expressions_compared": len(pairs),
     }
+
+
+def tau_b(pairs: list[tuple[float, float]]) -> float:
+    """Kendall's tau-b of two readings of each: ties in one of them are left out of its count."""
+    agreement = first = second = 0
+    for (a, b), (c, d) in combinations(pairs, 2):
+        agreement += int(np.sign(a - c) * np.sign(b - d))
+        first += a != c
+        second += b != d
+    return agreement / math.sqrt(first * second)
 
 
 def _table(result: dict[str, Any]) -> str:

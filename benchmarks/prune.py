@@ -26,7 +26,7 @@ from torch import Tensor
 
 from prunerzero import Pattern, Recipe
 from prunerzero.models.replay import Replay
-from prunerzero.pruning.pruner import plan_sparsities, prune_blocks
+from prunerzero.pruning.pruner import plan_sparsities, replay_batch, run_loop, sums_by_pass
 
 METRICS = ("wanda", "pruner-zero")
 PATTERNS = ("50%", "2:4")
@@ -40,7 +40,6 @@ def main() -> None:
     arguments = parser.parse_args()
     setting = Setting.load()
     setting.calibration = setting.calibration.subset(0, arguments.windows)
-    # Their statistics are cached from here on, and were gathered alike for both ways.
     rows = [measured(setting, name, text) for text in PATTERNS for name in METRICS]
     ours = sum(row["seconds"] for row in rows)
     textbook = sum(row["textbook_seconds"] for row in rows)
@@ -71,17 +70,21 @@ def measured(setting: Setting, name: str, text: str) -> dict[str, Any]:
     recipe, pattern = Recipe.named(name), Pattern.parse(text)
 
     def ours() -> None:
-        sparsities = plan_sparsities(setting.blocks, recipe, pattern)
         tokens = setting.calibration.tokens
-        prune_blocks(
-            setting.model,
+        _, replayed = sums_by_pass(recipe, sequential=True)
+        replay = None
+        if replayed:
+            batch = replay_batch(tokens)
+            replay = Replay(setting.model, setting.blocks, tokens, batch, setting.compute)
+        run_loop(
             setting.blocks,
             recipe,
             pattern,
-            sparsities,
+            plan_sparsities(setting.blocks, recipe, pattern),
             tokens,
-            True,
-            setting.compute,
+            setting.statistics,  # gradients, as in the textbook manner
+            replay,
+            {},
         )
 
     theirs_seconds, theirs = timed(setting, lambda: prune_as_published(setting, recipe, pattern))
