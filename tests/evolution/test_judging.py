@@ -73,6 +73,12 @@ def tools(bench):
     return bench()
 
 
+@pytest.fixture
+def any_gain(monkeypatch):
+    """A candidate that is as good as the incumbent climbs."""
+    monkeypatch.setattr(rungs, "WORTHWHILE", 0.0)
+
+
 def timeless(verdict):
     """A verdict without what differs between two runs or what JSON does not tell apart."""
     return dataclasses.replace(
@@ -105,6 +111,7 @@ def test_the_first_candidate_is_the_measure_of_all(tools, sampler):
     assert measurement.kl == pytest.approx(np.mean(measurement.data["kl"]))
 
 
+@pytest.mark.usefixtures("any_gain")
 def test_the_incumbent_itself_never_wins(tools, sampler):
     judge = judge_of(tools, sampler)
     judge.judge(RECIPES[0])
@@ -183,6 +190,7 @@ def draw(monkeypatch, *numbers):
     monkeypatch.setattr(judging, "is_drawn", lambda judged: judged in numbers)
 
 
+@pytest.mark.usefixtures("any_gain")
 def test_an_audit_measures_what_rung_0_rejected(tools, sampler, monkeypatch):
     recipes = [RECIPES[5], RECIPES[0], RECIPES[0], RECIPES[5], RECIPES[5]]
     draw(monkeypatch, 2, 3)
@@ -385,6 +393,7 @@ def test_winners_of_rung_1_are_confirmed_on_more_fresh_windows(tools, long_sampl
             used |= fresh
 
 
+@pytest.mark.usefixtures("any_gain")
 def test_a_candidate_that_has_lost_is_read_no_further(tools, sampler):
     judge = judge_of(tools, sampler)
     first = judge.judge(Recipe.from_text("W * A"))
@@ -396,6 +405,7 @@ def test_a_candidate_that_has_lost_is_read_no_further(tools, sampler):
     assert [len(measurement.data["kl"]) for measurement in again] == [4, 8]
 
 
+@pytest.mark.usefixtures("any_gain")
 def test_a_reading_does_not_depend_on_its_parts(tools, sampler):
     whole = judge_of(tools, sampler, dataclasses.replace(PLAN, screening=8))
     parts = judge_of(tools, sampler)
@@ -414,6 +424,7 @@ def test_a_confirmation_can_undo_a_win(tools, sampler):
     assert (upheld.fitness, upheld.incumbent) == (pytest.approx(-0.06), True)
 
 
+@pytest.mark.usefixtures("any_gain")
 def test_audits_climb_to_the_top(tools, sampler, monkeypatch):
     draw(monkeypatch, 1, 3)
     judge = judge_of(tools, sampler, dataclasses.replace(PLAN, confirm=6))
@@ -425,6 +436,7 @@ def test_audits_climb_to_the_top(tools, sampler, monkeypatch):
     assert climbs[3] == [(0, False), (1, False), (2, True)]
 
 
+@pytest.mark.usefixtures("any_gain")
 def test_each_model_is_pruned_once_a_climb(tools, sampler, monkeypatch):
     judge = judge_of(tools, sampler)
     run(judge, [RECIPES[5], RECIPES[5]])  # the incumbent's readings are known from here on

@@ -77,17 +77,21 @@ def test_a_reading_may_end_after_a_glance_and_a_screening():
 
 
 @pytest.mark.parametrize(
-    ("ratio", "error", "slack", "lost"),
+    ("ratio", "error", "slack", "glance", "lost"),
     [
-        (0.05, 0.04, 0.0, True),
-        (0.05, 0.06, 0.0, False),
-        (0.05, 0.04, 0.5, False),
-        (0.01, 0.001, 0.0, False),  # two windows may agree by chance
-        (-0.1, 0.001, 0.0, False),
+        (0.05, 0.04, 0.0, True, True),
+        (0.05, 0.06, 0.0, True, False),
+        (0.05, 0.04, 0.5, True, False),
+        (0.01, 0.001, 0.0, True, False),  # two windows may agree by chance
+        (-0.1, 0.001, 0.0, True, False),
+        (0.001, 0.1, 1.0, False, True),
+        (-0.001, 0.1, 0.0, False, False),
     ],
 )
-def test_a_candidate_has_lost_when_it_is_worse_by_more_than_noise(ratio, error, slack, lost):
-    assert is_lost(ratio, error, slack) is lost
+def test_a_candidate_has_lost_when_it_is_worse_by_more_than_noise(
+    ratio, error, slack, glance, lost
+):
+    assert is_lost(ratio, error, slack, glance=glance) is lost
 
 
 def test_one_candidate_in_twenty_is_drawn():
@@ -101,9 +105,10 @@ def test_one_candidate_in_twenty_is_drawn():
 @pytest.mark.parametrize(
     ("ratio", "slack", "error", "promoted"),
     [
-        (0.0, 0.0, 0.1, True),
-        (1e-9, 0.0, 0.1, False),
-        (0.1, 1.0, 0.1, True),
+        (-0.005, 0.0, 0.1, True),
+        (-0.0049, 0.0, 0.1, False),
+        (0.095, 1.0, 0.1, True),
+        (0.1, 1.0, 0.1, False),
         (0.1, 0.5, 0.1, False),
         (0.1, 0.0, math.inf, False),
         (0.1, 0.5, math.inf, True),

@@ -127,10 +127,11 @@ class IncumbentJudge(Judge):
     candidate, chained through the incumbents, so that it means the same whatever windows it was
     measured on: -0.1 is a divergence 10 % lower than the first candidate's.
 
-    A candidate as good as the incumbent on rung 0, or nearly (`Trust` says how nearly), is measured
-    on rung 1, whose windows neither has been chosen on. If it wins there by more than noise it is
-    confirmed on rung 2, where the plan has one, and becomes the incumbent. Then, and every
-    ``round_length`` candidates, a new round begins: the upper rungs get fresh windows, and those of
+    A candidate that is better than the incumbent on rung 0, or nearly (`Trust` says how nearly), is
+    measured on rung 1, whose windows neither has been chosen on. If it wins there by more than
+    noise it is confirmed on rung 2, where the plan has one, and becomes the incumbent. Then, and
+    every ``round_length`` candidates, a new round begins: the upper rungs get fresh windows, and
+    those of
     the old rung 1, where the incumbent's reading is known, serve as rung 0.
 
     Windows are read a few at a time, and a reading ends as soon as the candidate has lost
@@ -231,7 +232,8 @@ class IncumbentJudge(Judge):
             incumbents = known.first(windows)
             reading += self._read(recipe, rung, len(reading.kl), windows)
             ratio, error = log_ratio(reading.kl, incumbents.kl)
-            if is_lost(ratio, error, self._trust.slack):
+            glance = windows == self._plan.glance
+            if is_lost(ratio, error, self._trust.slack, glance=glance):
                 break
         return self._measurement(reading, rung, incumbents, began, notes)
 

@@ -19,11 +19,14 @@ from prunerzero.study.records import Measurement
 # One-sided 95 %: how many standard errors a new incumbent must win by.
 CONFIDENCE = 1.645
 
-# A reading ends early, however many windows the rung has, where what is left could hardly turn it:
-# the candidate is worse than the incumbent by this many standard errors, and by this much, as two
-# windows tell little of their own spread.
+# A reading ends at the first glance if the candidate is worse than the incumbent by this many
+# standard errors, and by this much, as two windows tell little of their own spread.
 LOST_ERRORS = 1.0
 LOST_RATIO = 0.02
+
+# What rung 0 must promise (log ratio) for a candidate to be worth the dearer rungs: a new incumbent
+# that is no better in practice costs as much as ten other candidates.
+WORTHWHILE = 0.005
 
 # One candidate in so many is measured on every rung, whatever the cheaper ones say of it.
 AUDIT_EVERY = 20
@@ -98,15 +101,16 @@ def parts(windows: int, plan: RungPlan) -> list[int]:
     return sorted({min(part, windows) for part in (plan.glance, plan.screening, windows)})
 
 
-def is_lost(ratio: float, error: float, slack: float) -> bool:
+def is_lost(ratio: float, error: float, slack: float, *, glance: bool) -> bool:
     """Whether a reading of part of a rung's windows is so bad that the rest is not worth its time.
 
     Args:
         ratio: log ratio to the incumbent on the windows read.
         error: its standard error.
         slack: what rung 0 grants, in standard errors.
+        glance: only the first few windows are read; of more, all that are not better have lost.
     """
-    return ratio > max((LOST_ERRORS + slack) * error, LOST_RATIO)
+    return ratio > (max((LOST_ERRORS + slack) * error, LOST_RATIO) if glance else 0.0)
 
 
 def is_drawn(judged: int) -> bool:
@@ -128,11 +132,11 @@ def sampling_weight(measurement: Measurement) -> int:
 def is_promoted(screening: Mapping[str, Any]) -> bool:
     """Whether rung 0 lets a candidate pass, from the data of its measurement there.
 
-    It must not be worse than the incumbent by more than ``slack`` standard errors.
+    It must be better than the incumbent by `WORTHWHILE`, give or take ``slack`` standard errors.
     """
     slack = screening["slack"]
     allowed = slack * screening["standard_error"] if slack else 0.0
-    return bool(screening["log_ratio"] <= allowed)
+    return bool(screening["log_ratio"] <= allowed - WORTHWHILE)
 
 
 def decisive(measurements: Sequence[Measurement]) -> tuple[float, float]:
