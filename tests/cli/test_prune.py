@@ -6,8 +6,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from prunerzero.cli.app import main
 from prunerzero.models.blocks import prunable_matrices
 from prunerzero.recipe import Recipe
+from prunerzero.streaming.journal import Journal
 
 
 @pytest.fixture
@@ -30,6 +32,55 @@ def test_writes_a_checkpoint(model, data, tmp_path, succeed, monkeypatch):
     assert AutoTokenizer.from_pretrained("out")("a")["input_ids"]
     assert json.loads((tmp_path / "out/pruning.json").read_text())["sparsity"] == 0.5
     assert set(os.listdir(tmp_path)) <= {"out", "own-cache"}
+
+
+def test_streaming_gives_the_same_weights(model, data, tmp_path, succeed):
+    for option in ("--stream", "--no-stream"):
+        document = succeed("prune", model, "--metric", "W * A * F", "--pattern", "50%", *data,
+                           option, "--output", tmp_path / option, "--json")  # fmt: skip
+        assert document["streamed"] == (option == "--stream")
+        assert document["sparsity"] == 0.5
+    first, second = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict()
+        for name in ("--stream", "--no-stream")
+    )
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name])
+
+
+def test_it_streams_by_itself_where_memory_is_short(
+    model, data, tmp_path, succeed, capsys, monkeypatch
+):
+    monkeypatch.setattr("prunerzero.streaming.decision.available_memory", lambda: 100_000)
+    arguments = ("prune", model, "--metric", "wanda", "--pattern", "2:4", *data)
+    assert main([*map(str, arguments), "--output", str(tmp_path / "a")]) == 0
+    assert "streaming: the weights are 0.0 GB, more than half of" in capsys.readouterr().err
+    document = succeed(*arguments, "--output", tmp_path / "b", "--no-stream", "--json")
+    assert document["streamed"] is False
+    monkeypatch.setattr("prunerzero.streaming.decision.available_memory", lambda: None)
+    assert succeed(*arguments, "--output", tmp_path / "c", "--json")["streamed"] is False
+
+
+def test_it_goes_on_with_what_a_streamed_run_has_left(
+    model, data, tmp_path, succeed, capsys, monkeypatch
+):
+    arguments = ("prune", model, "--metric", "wanda", "--pattern", "2:4", *data)
+    arguments += ("--output", tmp_path / "out")
+    commit = Journal.commit
+
+    def stop(self, **done):
+        commit(self, **done)
+        if done.get("pruned") == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journal, "commit", stop)
+    assert main([*map(str, arguments), "--stream"]) == 130
+    monkeypatch.setattr(Journal, "commit", commit)
+    capsys.readouterr()
+    assert main([*map(str, arguments[:-4]), "--sequence-length", "16", *map(str, arguments[-2:])])
+    assert "other settings (calibration)" in capsys.readouterr().err
+    assert succeed(*arguments, "--json")["streamed"] is True
+    assert not (tmp_path / "out.partial").exists()
 
 
 def test_the_same_command_gives_the_same_weights(model, data, tmp_path, succeed):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prunerzero.cli.common import note
+from prunerzero.cli.common import note, prepare_output
 from prunerzero.errors import InputError
 from prunerzero.models.names import converted_directory, gguf_file
 from prunerzero.models.selection import Selection
@@ -74,6 +75,33 @@ def announce(name: str) -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+def prepare_pruning(model: str, output: str, stream: bool | None) -> tuple[Path, bool]:
+    """Makes sure that a pruned model can be written, and decides whether to stream.
+
+    Args:
+        model: The model as the user named it.
+        output: The directory to make.
+        stream: What the user wants; None streams where memory is short, and says so.
+
+    Returns:
+        The absolute path of the directory, and whether to stream.
+
+    Raises:
+        InputError: It is a file, not empty, or not writable.
+    """
+    from prunerzero.streaming.decision import reason_to_stream
+    from prunerzero.streaming.journal import Journal, work_directory
+
+    target = Path(os.path.abspath(Path(output).expanduser()))
+    going_on = Journal(work_directory(target)).exists()
+    if not going_on or stream is False:
+        prepare_output(target)  # a streamed run that was killed at its very end has filled it
+    if stream is None and (reason := reason_to_stream(model, target)):
+        note(reason)
+        stream = True
+    return target, bool(stream)
 
 
 def shown_group(recipe: Recipe, pattern: Pattern) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,7 +24,6 @@ from prunerzero.cli.common import (
     Sequential,
     emit,
     note,
-    prepare_output,
     print_table,
 )
 from prunerzero.models.selection import MIN_COVERAGE
@@ -52,6 +51,14 @@ def command(
     include: Include = [],  # noqa: B006  typer copies it
     exclude: Exclude = [],  # noqa: B006
     min_coverage: MinCoverage = MIN_COVERAGE,
+    stream: Annotated[
+        bool | None,
+        typer.Option(
+            "--stream/--no-stream",
+            help="One block in memory at a time, resumable; default: if memory is short.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Prune a model and save it as a Hugging Face checkpoint."""
@@ -62,30 +69,33 @@ def command(
     wanted = Pattern.parse(pattern)
     check_model_name(model)
     inputs.check_calibration(calibration)
-    directory = prepare_output(output)
-
-    loaded, tokenizer = inputs.load_quietly(model, device, dtype)
-    from prunerzero.pruning.checkpoint import save_checkpoint
-    from prunerzero.pruning.pruner import prune
+    directory, streamed = inputs.prepare_pruning(model, output, stream)
 
     with Progress() as progress:
-        result = prune(
-            loaded,
-            tokenizer,
-            chosen,
-            wanted,
-            calibration=calibration,
-            samples=samples,
-            sequence_length=sequence_length,
-            sequential=sequential,
-            seed=seed,
-            dtype=dtype,
-            selection=inputs.selected(blocks, include, exclude, min_coverage),
-            report=progress,
-        )
-        progress("saving", 0, 1)
-        save_checkpoint(loaded, tokenizer, result, directory, model)
-        progress("saving", 1, 1)
+        options: dict[str, Any] = {
+            "calibration": calibration,
+            "samples": samples,
+            "sequence_length": sequence_length,
+            "sequential": sequential,
+            "seed": seed,
+            "dtype": dtype,
+            "selection": inputs.selected(blocks, include, exclude, min_coverage),
+            "report": progress,
+        }
+        if streamed:
+            inputs.announce(model)
+            from prunerzero.streaming import prune_streamed
+
+            result = prune_streamed(model, directory, chosen, wanted, device=device, **options)
+        else:
+            loaded, tokenizer = inputs.load_quietly(model, device, dtype)
+            from prunerzero.pruning.checkpoint import save_checkpoint
+            from prunerzero.pruning.pruner import prune
+
+            result = prune(loaded, tokenizer, chosen, wanted, **options)
+            progress("saving", 0, 1)
+            save_checkpoint(loaded, tokenizer, result, directory, model)
+            progress("saving", 1, 1)
     document = {
         "model": model,
         "expression": chosen.expression,
@@ -97,6 +107,7 @@ def command(
         "seconds": result.seconds,
         "peak_rss_bytes": result.peak_rss_bytes,
         "output": directory,
+        "streamed": streamed,
         "settings": result.settings,
     }
     if json:

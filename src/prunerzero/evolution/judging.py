@@ -131,8 +131,7 @@ class IncumbentJudge(Judge):
     measured on rung 1, whose windows neither has been chosen on. If it wins there by more than
     noise it is confirmed on rung 2, where the plan has one, and becomes the incumbent. Then, and
     every ``round_length`` candidates, a new round begins: the upper rungs get fresh windows, and
-    those of
-    the old rung 1, where the incumbent's reading is known, serve as rung 0.
+    those of the old rung 1, where the incumbent's reading is known, serve as rung 0.
 
     Windows are read a few at a time, and a reading ends as soon as the candidate has lost
     (`is_lost`): most lose at the first glance.

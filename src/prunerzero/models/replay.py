@@ -9,6 +9,7 @@ checked on two batches, and then two full passes serve however many batches ther
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,7 @@ PROBED_TOKENS = 32
 TOLERANCE = 1e-3
 
 
-class _FirstBlockReached(Exception):
+class FirstBlockReached(Exception):
     """Ends a forward pass once the first block's input is known."""
 
 
@@ -69,7 +70,7 @@ class Replay:
         batches = list(tokens.split(batch))
         for position, ids in enumerate(batches):
             shareable = position >= 2 and ids.shape == batches[0].shape
-            if shareable and _same(self._calls[0], self._calls[1]):
+            if shareable and same_arguments(self._calls[0], self._calls[1]):
                 self.hidden.append(_first_hidden(model, blocks[0], ids, compute))
                 self._calls.append(self._calls[0])
             else:
@@ -82,12 +83,12 @@ class Replay:
         """Runs one block on the current hidden states and returns its outputs, a batch each."""
         outputs = []
         for hidden, calls in zip(self.hidden, self._calls, strict=True):
-            outputs.append(_run(block, hidden, calls[block.index], self.compute))
+            outputs.append(run_block(block, hidden, calls[block.index], self.compute))
         return outputs
 
-    def advance(self, outputs: list[Tensor]) -> None:
+    def advance(self, outputs: Iterable[Tensor]) -> None:
         """Makes ``outputs`` of a block the input of the next one."""
-        self.hidden = outputs
+        self.hidden = list(outputs)
 
 
 @torch.no_grad()
@@ -108,7 +109,7 @@ def check_chain(model: nn.Module, blocks: list[Block], tokens: Tensor, compute: 
     inputs: list[Tensor] = []
     _, calls = _capture(model, blocks, tokens, compute, inputs)
     for block, call, hidden, after in zip(blocks, calls, inputs, inputs[1:], strict=False):
-        output = _run(block, hidden, call, compute)
+        output = run_block(block, hidden, call, compute)
         same = isinstance(output, Tensor) and output.shape == after.shape
         if not same or (output - after).norm() > TOLERANCE * after.norm():
             raise InputError(
@@ -118,7 +119,8 @@ def check_chain(model: nn.Module, blocks: list[Block], tokens: Tensor, compute: 
             )
 
 
-def _run(block: Block, hidden: Tensor, call: BlockCall, compute: Compute) -> Tensor:
+def run_block(block: Block, hidden: Tensor, call: BlockCall, compute: Compute) -> Tensor:
+    """The block's output ``[batch, length, hidden_size]`` for such hidden states."""
     with compute.autocast():
         output = block.module(hidden, *call.args, **call.kwargs)
     # Blocks return a tensor, a tuple or a list, whatever their annotation says.
@@ -139,7 +141,7 @@ def _capture(
     calls: dict[int, BlockCall] = {}
 
     def record(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        hidden, call = _split_call(args, kwargs)
+        hidden, call = split_call(args, kwargs)
         if index in calls:
             name = blocks[index].name
             raise InputError(f"block {name}: runs more than once in a forward pass; not supported")
@@ -157,7 +159,7 @@ def _capture(
         for block in blocks
     ]
     try:
-        _forward(model, ids, compute)
+        run_base(model, ids, compute)
     finally:
         for handle in handles:
             handle.remove()
@@ -172,26 +174,32 @@ def _first_hidden(model: nn.Module, block: Block, ids: Tensor, compute: Compute)
     found: list[Tensor] = []
 
     def stop(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        found.append(_split_call(args, kwargs)[0])
-        raise _FirstBlockReached
+        found.append(split_call(args, kwargs)[0])
+        raise FirstBlockReached
 
     handle = block.module.register_forward_pre_hook(stop, with_kwargs=True)
     try:
-        with suppress(_FirstBlockReached):
-            _forward(model, ids, compute)
+        with suppress(FirstBlockReached):
+            run_base(model, ids, compute)
     finally:
         handle.remove()
     return found[0]
 
 
-def _forward(model: nn.Module, ids: Tensor, compute: Compute) -> None:
+def run_base(model: nn.Module, ids: Tensor, compute: Compute) -> None:
+    """Runs all of a model but its head, for what hooks see."""
     # The base model is all but the language-model head, whose logits nobody would read here.
     base: Any = model.base_model
     with compute.autocast():
         base(ids.to(compute.device), use_cache=False)
 
 
-def _split_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, BlockCall]:
+def split_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, BlockCall]:
+    """A call's hidden states, and everything else in it.
+
+    Raises:
+        InputError: if the block is given no hidden states.
+    """
     if args:
         return args[0], BlockCall(args[1:], kwargs)
     if HIDDEN not in kwargs:
@@ -200,19 +208,19 @@ def _split_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, 
     return kwargs[HIDDEN], BlockCall((), rest)
 
 
-def _same(first: Any, second: Any) -> bool:
+def same_arguments(first: Any, second: Any) -> bool:
     """Whether two captured structures hold equal tensors and equal plain values."""
     if isinstance(first, Tensor):
         return isinstance(second, Tensor) and torch.equal(first, second)
     if isinstance(first, BlockCall):
-        return isinstance(second, BlockCall) and _same(
+        return isinstance(second, BlockCall) and same_arguments(
             (first.args, first.kwargs), (second.args, second.kwargs)
         )
     if isinstance(first, dict):
         return first.keys() == second.keys() and all(
-            _same(value, second[key]) for key, value in first.items()
+            same_arguments(value, second[key]) for key, value in first.items()
         )
     if isinstance(first, (list, tuple)):
-        return len(first) == len(second) and all(map(_same, first, second))
+        return len(first) == len(second) and all(map(same_arguments, first, second))
     # Objects whose content cannot be compared cheaply count as different: capture every batch.
     return first is second or (isinstance(first, (int, float, str, bool)) and first == second)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -145,16 +147,29 @@ def prune(
         peak_rss_bytes=peak_rss_bytes(),
         coverage=coverage(blocks),
         unreached=unreached,
-        settings={
-            "recipe": recipe.to_json(),
-            "pattern": str(pattern),
-            "sequential": sequential,
-            "seed": seed,
-            "selection": asdict(selection),
-            "compute": str(compute),
-            "calibration": described,
-        },
+        settings=run_settings(recipe, pattern, sequential, seed, selection, compute, described),
     )
+
+
+def run_settings(
+    recipe: Recipe,
+    pattern: Pattern,
+    sequential: bool,
+    seed: int,
+    selection: Selection,
+    compute: Compute,
+    described: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """The settings of a run for its record; ``described`` says what it was calibrated on."""
+    return {
+        "recipe": recipe.to_json(),
+        "pattern": str(pattern),
+        "sequential": sequential,
+        "seed": seed,
+        "selection": asdict(selection),
+        "compute": str(compute),
+        "calibration": described,
+    }
 
 
 def prune_blocks(
@@ -173,14 +188,12 @@ def prune_blocks(
     Returns:
         Names of matrices that no calibration token met.
     """
-    needed = raw_sums(recipe.terminals)
+    once, replayed = sums_by_pass(recipe, sequential)
     matrices = [matrix for block in blocks for matrix in block.matrices]
-    # Only activations depend on the blocks before; without them both modes are the same.
-    replayed = needed & FORWARD if sequential else frozenset[str]()
     dense: Statistics | None = None
-    if needed - replayed:
+    if once:
         assert tokens is not None
-        dense_terminals = terminals_of(recipe.terminals, needed - replayed)
+        dense_terminals = terminals_of(recipe.terminals, once)
         dense = gather_statistics(
             model,
             matrices,
@@ -192,32 +205,102 @@ def prune_blocks(
     replay = None
     if replayed:
         assert tokens is not None
-        batch = max(1, REPLAY_TOKENS // tokens.shape[1])
-        replay = Replay(model, blocks, tokens, batch, compute)
-    unreached: dict[str, None] = dict.fromkeys(dense.unreached if dense else ())
-    for block in blocks:
-        measured = None
-        if replay and tokens is not None:
-            sample = Sample(tokens.shape[0], tokens.numel())
-            measured = Statistics(_replayed_sums(replay, block, replayed), sample, block.matrices)
-            unreached |= dict.fromkeys(measured.unreached)
-        for matrix in block.matrices:
-            terminals = dense.of(matrix, recipe.terminals) if dense else {}
-            if measured:
-                mine = terminals_of(recipe.terminals, replayed)
-                terminals = terminals | measured.of(matrix, mine)
-            mask = matrix_mask(recipe, matrix, terminals, pattern, sparsities[matrix.name])
-            apply_mask(matrix, mask)
-        if replay and block is not blocks[-1]:
-            replay.advance(replay.run(block))
-        report("pruning", block.index + 1, len(blocks))
+        replay = Replay(model, blocks, tokens, replay_batch(tokens), compute)
+    unreached = dict.fromkeys(dense.unreached if dense else ())
+    run_loop(blocks, recipe, pattern, sparsities, tokens, dense, replay, unreached, report=report)
     return tuple(unreached)
 
 
-def _replayed_sums(replay: Replay, block: Block, wanted: frozenset[str]) -> RawStatistics:
+def sums_by_pass(recipe: Recipe, sequential: bool) -> tuple[frozenset[str], frozenset[str]]:
+    """The raw sums gathered once from the dense model, and those gathered anew at every block.
+
+    Only activations depend on the blocks before; without them both modes are the same.
+    """
+    needed = raw_sums(recipe.terminals)
+    replayed = needed & FORWARD if sequential else frozenset[str]()
+    return needed - replayed, replayed
+
+
+def replay_batch(tokens: Tensor) -> int:
+    """Windows in a forward pass of one block."""
+    return max(1, REPLAY_TOKENS // tokens.shape[1])
+
+
+class DenseStatistics(Protocol):
+    """Terminals of the dense model's matrices (`prunerzero.statistics.cache.Statistics`)."""
+
+    @property
+    def unreached(self) -> list[str]:
+        """Names of matrices that no token met."""
+
+    def of(self, matrix: Matrix, terminals: frozenset[str]) -> dict[str, Tensor]:
+        """The data terminals of one matrix."""
+
+
+class Chain(Protocol):
+    """Hidden states on their way through the blocks (`prunerzero.models.replay.Replay`)."""
+
+    def run(self, block: Block) -> Iterable[Tensor]:
+        """The outputs of a block for the current hidden states, a batch each."""
+
+    def advance(self, outputs: Iterable[Tensor]) -> None:
+        """Makes ``outputs`` of a block the input of the next one."""
+
+
+def run_loop(
+    blocks: Sequence[Block],
+    recipe: Recipe,
+    pattern: Pattern,
+    sparsities: dict[str, Fraction],
+    tokens: Tensor | None,
+    dense: DenseStatistics | None,
+    replay: Chain | None,
+    unreached: dict[str, None],
+    *,
+    hold: Callable[[Block], AbstractContextManager[object]] = nullcontext,
+    report: Report = silent,
+) -> None:
+    """The loop itself: wherever weights, statistics and hidden states are kept.
+
+    Args:
+        blocks: the blocks to prune, up to the model's last.
+        recipe: the recipe.
+        pattern: the run's pattern.
+        sparsities: each matrix's share of it.
+        tokens: calibration token ids ``[windows, length]``; None where no data are needed.
+        dense: statistics of the dense model, where the recipe needs them.
+        replay: hidden states before the first of the blocks, where the recipe needs statistics of
+            the pruned blocks before each.
+        unreached: given the names of matrices that no calibration token met.
+        hold: a context in which a block's weights are there to be run and changed.
+        report: told of the blocks done.
+    """
+    _, replayed = sums_by_pass(recipe, sequential=replay is not None)
+    for block in blocks:
+        with hold(block):
+            measured = None
+            if replay and tokens is not None:
+                sample = Sample(tokens.shape[0], tokens.numel())
+                sums = _replayed_sums(replay, block, replayed)
+                measured = Statistics(sums, sample, block.matrices)
+                unreached.update(dict.fromkeys(measured.unreached))
+            for matrix in block.matrices:
+                terminals = dense.of(matrix, recipe.terminals) if dense else {}
+                if measured:
+                    mine = terminals_of(recipe.terminals, replayed)
+                    terminals = terminals | measured.of(matrix, mine)
+                mask = matrix_mask(recipe, matrix, terminals, pattern, sparsities[matrix.name])
+                apply_mask(matrix, mask)
+            if replay and block is not blocks[-1]:
+                replay.advance(replay.run(block))
+        report("pruning", block.index + 1, blocks[-1].index + 1)
+
+
+def _replayed_sums(replay: Chain, block: Block, wanted: frozenset[str]) -> RawStatistics:
     sums = ActivationSums(block.matrices, wanted)
     try:
-        replay.run(block)
+        for _ in replay.run(block):
+            pass
     finally:
         sums.close()
     return sums.sums()

@@ -148,7 +148,7 @@ def gather_raw(
     """
     base: Any = model.base_model
     activations = ActivationSums(matrices, wanted) if wanted & FORWARD else None
-    gradients = _GradientSums(model, matrices) if GRADIENT in wanted else None
+    gradients = GradientSums(model, matrices) if GRADIENT in wanted else None
     found: RawStatistics = {matrix.name: {} for matrix in matrices}
     try:
         for done, window in enumerate(tokens.to(compute.device).split(1), start=1):
@@ -175,7 +175,7 @@ def gather_raw(
     return found
 
 
-class _GradientSums:
+class GradientSums:
     """Sums squared gradients over backward passes; each gradient is freed as it appears.
 
     While it is attached the matrices alone require gradients, whatever the model's owner had set.

@@ -1,0 +1,84 @@
+"""Disk space that a streamed run takes, checked before it starts."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunerzero.errors import InputError
+from prunerzero.models.blocks import Block
+from prunerzero.packing.checkpoint import DenseCheckpoint
+from prunerzero.statistics.collectors import GRADIENT
+
+SPARE = 16 * 2**20  # bytes; tokenizer, records, headers
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Bytes on disk.
+
+    Attributes:
+        weights: of the output.
+        work: the most that is there beside it at any time.
+    """
+
+    weights: int
+    work: int
+
+    @classmethod
+    def of(
+        cls,
+        checkpoint: DenseCheckpoint,
+        blocks: Sequence[Block],
+        config: Any,
+        dtype: torch.dtype,
+        tokens: Tensor | None,
+        once: frozenset[str],
+        replayed: frozenset[str],
+    ) -> Demand:
+        """Estimates a run's demand.
+
+        Args:
+            checkpoint: the weights.
+            blocks: all blocks of the model.
+            config: its configuration, for the size of hidden states.
+            dtype: type of the hidden states.
+            tokens: calibration token ids, or None.
+            once: raw sums of the dense model.
+            replayed: those that are taken anew at every block.
+        """
+        width = int(getattr(config.get_text_config(), "hidden_size", 0) or 0)
+        states = tokens.numel() * width * dtype.itemsize if tokens is not None else 0
+        work = 0
+        if once:
+            # With gradients, every block's input and those of two gradients; else two inputs.
+            work = states * (len(blocks) + 3 if GRADIENT in once else 2)
+        if GRADIENT in once:
+            work += sum(m.weight.numel() for block in blocks for m in block.matrices) * 4
+        if replayed:
+            work = max(work, states * 2)
+        return cls(checkpoint.nbytes, work)
+
+    def check(self, folder: Path) -> None:
+        """Compares with what is free.
+
+        Args:
+            folder: a directory on the disk in question.
+
+        Raises:
+            InputError: it is not enough.
+        """
+        free = shutil.disk_usage(folder).free
+        wanted = self.weights + self.work + SPARE
+        if free < wanted:
+            raise InputError(
+                f"disk of {folder.parent}: {free / 1e9:.2f} GB free, but {wanted / 1e9:.2f} GB are "
+                f"needed ({self.weights / 1e9:.2f} for the checkpoint, {self.work / 1e9:.2f} for "
+                "what is kept until it is complete)"
+            )

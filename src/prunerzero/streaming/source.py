@@ -1,0 +1,151 @@
+"""The checkpoint that is pruned: found on disk, and refused where it cannot be streamed."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prunerzero.errors import InputError
+from prunerzero.files import read_json
+from prunerzero.models.hub import reachable
+from prunerzero.models.loading import locate_model
+from prunerzero.packing.checkpoint import DenseCheckpoint
+from prunerzero.packing.encoding import Bits
+from prunerzero.packing.index import INDEX, is_packed
+from prunerzero.packing.loading import DTYPES
+from prunerzero.packing.weightfile import TensorInfo
+from prunerzero.progress import Report, silent
+
+# What a hub snapshot needs; the same weights in other formats are left there.
+WANTED = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+PORTION = 1 << 22  # weights checked at once
+
+
+def local_checkpoint(name: str) -> Path:
+    """The directory behind a model's name, downloaded or converted if need be.
+
+    Args:
+        name: hub id, checkpoint directory, ``.gguf`` file or alias.
+
+    Raises:
+        InputError: there is no such model, or it is an adapter.
+    """
+    _refuse_adapter(Path(name))
+    source = locate_model(name)
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+
+    local = not reachable(source)
+    try:
+        found = snapshot_download(source, allow_patterns=WANTED, local_files_only=local)
+    except Exception as error:  # the hub fails in many ways, none of them ours
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"model '{name}': cannot be downloaded: {reason}") from None
+    return Path(found)
+
+
+def open_checkpoint(directory: Path) -> DenseCheckpoint:
+    """Reads the headers of a checkpoint's weight files.
+
+    Raises:
+        InputError: it is an adapter, quantised or packed, or a file is missing or damaged.
+    """
+    _refuse_adapter(directory)
+    if is_packed(directory):
+        raise InputError(
+            f"checkpoint {directory}: is packed ({INDEX}); `prunerzero export` it to dense first, "
+            "or prune in memory (--no-stream)"
+        )
+    config = read_json(directory / "config.json", "configuration")
+    parts = config.values() if isinstance(config, dict) else ()
+    for part in (config, *parts):
+        if isinstance(part, dict) and part.get("quantization_config"):
+            raise InputError(
+                f"checkpoint {directory}: quantised (quantization_config in config.json), so its "
+                "weight files hold codes; prune the unquantised checkpoint"
+            )
+    return DenseCheckpoint.open(directory)
+
+
+def fingerprint(directory: Path, checkpoint: DenseCheckpoint) -> str:
+    """What tells this checkpoint from another, or from itself after a change."""
+    digest = hashlib.sha256((directory / "config.json").read_bytes())
+    for path in sorted({file.path for file in checkpoint.tensors.values()}):
+        stat = path.stat()
+        digest.update(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def check_finite(checkpoint: DenseCheckpoint, report: Report = silent) -> None:
+    """Reads all weights once and refuses those that are no numbers, before hours are spent on them.
+
+    Raises:
+        InputError: naming the first tensor with a NaN or an infinity, or a truncated file.
+    """
+    for done, (info, file) in enumerate(checkpoint.tensors.items(), start=1):
+        tensor = as_tensor(checkpoint.read(info), info)
+        if tensor.is_floating_point() and tensor.itemsize > 1 and not _is_finite(tensor):
+            raise InputError(f"{file.path}: tensor '{info.name}' holds NaN or infinity")
+        report("checking weights", done, len(checkpoint.tensors))
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # A sum is finite only if its terms are (if it is not, they may still be), and takes one reading
+    # and no memory but a portion's in float32.
+    portions = tensor.reshape(-1).split(PORTION)
+    wide = torch.float64 if tensor.itemsize == 8 else torch.float32
+    return all(
+        bool(torch.isfinite(part.sum(dtype=wide)) or torch.isfinite(part).all())
+        for part in portions
+    )
+
+
+def as_tensor(bits: Bits, info: TensorInfo) -> Tensor:
+    """A tensor that shares memory with the bits read for it.
+
+    Raises:
+        InputError: PyTorch has no such type.
+    """
+    if info.dtype not in DTYPES:
+        raise InputError(f"tensor '{info.name}' is {info.dtype}, which PyTorch does not have")
+    flat = torch.from_numpy(np.ascontiguousarray(bits).reshape(-1).view(np.uint8))
+    return flat.view(DTYPES[info.dtype]).reshape(info.shape)
+
+
+def as_bits(tensor: Tensor) -> Bits:
+    """The bits of a tensor as unsigned integers of its shape and element width."""
+    stored = tensor.detach().cpu().contiguous()
+    raw: Any = stored.reshape(-1).view(torch.uint8).numpy()
+    bits: Bits = raw.view(f"u{stored.itemsize}").reshape(tuple(stored.shape))
+    return bits
+
+
+def weights_dtype(config: Any, checkpoint: DenseCheckpoint, dtype: str | None) -> torch.dtype:
+    """The type in which transformers would load the weights (``dtype="auto"``).
+
+    Args:
+        config: the model's configuration.
+        checkpoint: its weights.
+        dtype: of the passes; float32 wants weights in it too, as there is no autocast to float32.
+    """
+    if dtype == "float32":
+        return torch.float32
+    declared = getattr(config, "dtype", None)
+    if isinstance(declared, torch.dtype):
+        return declared
+    stored = [DTYPES[info.dtype] for info in checkpoint.tensors if info.dtype in DTYPES]
+    return next((kind for kind in stored if kind.is_floating_point), torch.float32)
+
+
+def _refuse_adapter(directory: Path) -> None:
+    if (directory / "adapter_config.json").is_file():
+        raise InputError(
+            f"checkpoint {directory}: a LoRA adapter (adapter_config.json), not a model; merge it "
+            "into its base model and prune that"
+        )
