@@ -75,7 +75,7 @@ def load_model(
     except (
         Exception
     ) as error:  # damaged or foreign checkpoints fail in many ways, none of them ours
-        raise InputError(f"model '{name}': cannot be loaded: {_first_line(error)}") from error
+        raise InputError(f"model '{name}': cannot be loaded: {first_line(error)}") from error
     # transformers fills these with random numbers and says so in a warning only.
     wrong = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
     if wrong:
@@ -91,7 +91,7 @@ def load_model(
     if accelerate is not None:
         model.acceleration = make_semi_structured(model)
         logger.info("%s: %s", name, model.acceleration)
-    return model, _load_tokenizer(source, options)
+    return model, load_tokenizer(source, options)
 
 
 def locate_model(name: str) -> str:
@@ -116,7 +116,8 @@ def context_limit(model: Any) -> int | None:
     return int(limit) if limit else None
 
 
-def _load_tokenizer(source: str, options: dict[str, Any]) -> Any:
+def load_tokenizer(source: str, options: dict[str, Any]) -> Any:
+    """The checkpoint's tokenizer, or None where it has none."""
     try:
         return AutoTokenizer.from_pretrained(source, **options)
     except Exception:  # as many ways as above
@@ -137,7 +138,7 @@ def _convert(gguf: Path, directory: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(**place)
     except Exception as error:  # damaged files fail in many ways, none of them ours
         raise InputError(
-            f"model '{gguf}': not a readable GGUF file: {_first_line(error)}"
+            f"model '{gguf}': not a readable GGUF file: {first_line(error)}"
         ) from error
     # Reading the configuration off the file again would parse its vocabulary once more: seconds.
     config = copy.deepcopy(loaded.config)
@@ -159,6 +160,7 @@ def _is_checkpoint(directory: Path) -> bool:
     return (directory / "config.json").is_file()
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:300] if lines else type(error).__name__

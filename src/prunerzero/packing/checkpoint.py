@@ -87,7 +87,7 @@ def copy_others(source: Path, target: Path) -> None:
 
 def _refuse_others(directory: Path) -> None:
     if not directory.is_dir():
-        raise InputError(f"checkpoint {directory}: no such directory; export takes one")
+        raise InputError(f"checkpoint {directory}: no such directory")
     if not (directory / "config.json").is_file():
         raise InputError(f"checkpoint {directory}: the directory holds no config.json")
     config = read_json(directory / "config.json", "configuration")
@@ -96,8 +96,8 @@ def _refuse_others(directory: Path) -> None:
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         if part.get("quantization_config"):
             raise InputError(
-                f"checkpoint {directory}: quantised, and its codes are no weights that could be "
-                "packed; export an unquantised checkpoint"
+                f"checkpoint {directory}: quantised, so its files hold codes and no weights; give "
+                "the unquantised checkpoint"
             )
 
 

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoTokenizer
 
 from prunerzero import __version__
 from prunerzero.errors import InputError
 from prunerzero.metric import Metric
 from prunerzero.models.blocks import EVERYTHING, Block, Selection, coverage, find_blocks
 from prunerzero.models.compute import Compute, compute_for, find_device
+from prunerzero.models.loading import load_tokenizer
 from prunerzero.packing.checkpoint import DenseCheckpoint, copy_others
 from prunerzero.progress import Report, silent
 from prunerzero.pruning.calibration import calibration_windows, describe
@@ -122,7 +122,7 @@ def prune_streamed(
     needed = raw_sums(recipe.terminals)
     tokens, described = None, None
     if needed:
-        tokenizer = load_tokenizer(directory)
+        tokenizer = load_tokenizer(str(directory), {"local_files_only": True})
         windows = calibration_windows(model, tokenizer, calibration, samples, sequence_length, seed)
         tokens, described = windows.tokens, describe(windows)
     settings = run_settings(recipe, pattern, sequential, seed, selection, compute, described)
@@ -254,14 +254,6 @@ class _Run:
         )
         if chain is not None:
             chain.forget(block.index)
-
-
-def load_tokenizer(directory: Path) -> Any:
-    """The checkpoint's tokenizer, or None where it has none."""
-    try:
-        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except Exception:  # damaged and missing ones fail in many ways
-        return None
 
 
 @contextmanager

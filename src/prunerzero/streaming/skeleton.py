@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
 from prunerzero.errors import InputError
+from prunerzero.models.loading import first_line
 
 
 def read_config(directory: Path) -> Any:
@@ -24,7 +25,7 @@ def read_config(directory: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(directory, local_files_only=True)
     except Exception as error:  # damaged or foreign ones fail in many ways, none of them ours
-        raise InputError(f"model '{directory}': cannot be loaded: {_first_line(error)}") from error
+        raise InputError(f"model '{directory}': cannot be loaded: {first_line(error)}") from error
 
 
 def build_skeleton(config: Any, dtype: torch.dtype, device: torch.device) -> Any:
@@ -46,7 +47,7 @@ def build_skeleton(config: Any, dtype: torch.dtype, device: torch.device) -> Any
             model = AutoModelForCausalLM.from_config(config, dtype=dtype)
         model.tie_weights()
     except Exception as error:  # as many ways as above
-        raise InputError(f"model: cannot be made from its config.json: {_first_line(error)}") from (
+        raise InputError(f"model: cannot be made from its config.json: {first_line(error)}") from (
             error
         )
     for module in model.modules():
@@ -74,8 +75,3 @@ def _parameters_on_meta() -> Iterator[None]:
         yield
     finally:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__

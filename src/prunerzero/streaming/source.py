@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from prunerzero.errors import InputError
-from prunerzero.files import read_json
 from prunerzero.models.hub import reachable
 from prunerzero.models.loading import locate_model
 from prunerzero.packing.checkpoint import DenseCheckpoint
@@ -62,14 +61,6 @@ def open_checkpoint(directory: Path) -> DenseCheckpoint:
             f"checkpoint {directory}: is packed ({INDEX}); `prunerzero export` it to dense first, "
             "or prune in memory (--no-stream)"
         )
-    config = read_json(directory / "config.json", "configuration")
-    parts = config.values() if isinstance(config, dict) else ()
-    for part in (config, *parts):
-        if isinstance(part, dict) and part.get("quantization_config"):
-            raise InputError(
-                f"checkpoint {directory}: quantised (quantization_config in config.json), so its "
-                "weight files hold codes; prune the unquantised checkpoint"
-            )
     return DenseCheckpoint.open(directory)
 
 

@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from prunerzero.errors import InputError
 from prunerzero.models.blocks import Block
+from prunerzero.models.snapshot import INTEGERS
 from prunerzero.packing.checkpoint import DenseCheckpoint
 from prunerzero.packing.encoding import Bits
 from prunerzero.packing.loading import DTYPES
@@ -30,7 +31,6 @@ from prunerzero.streaming.memory import trim
 from prunerzero.streaming.source import as_bits, as_tensor
 
 IN_MEMORY = "prune in memory (--no-stream)"
-INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class WeightStore:
