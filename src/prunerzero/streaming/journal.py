@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -13,9 +11,7 @@ from typing import Any, Self
 
 from prunerzero.errors import InputError
 from prunerzero.files import json_text, read_json, write_json
-
-if sys.platform != "win32":
-    import fcntl
+from prunerzero.lock import ProcessLock
 
 SUFFIX = ".partial"
 FORMAT = 1
@@ -47,7 +43,7 @@ class Journal:
         self._settings: dict[str, Any] = {}
         self._before = 0.0
         self._began = time.perf_counter()
-        self._lock: int | None = None
+        self._lock: ProcessLock | None = None
 
     @property
     def seconds(self) -> float:
@@ -71,7 +67,11 @@ class Journal:
             InputError: that run has other settings, or is still at work.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._acquire()
+        self._lock = ProcessLock(
+            self.folder / "lock",
+            str(self.folder),
+            "another process is at work in it ({holder}); wait for it, or stop it",
+        )
         self._settings = settings
         if not self.exists():
             return False
@@ -117,24 +117,12 @@ class Journal:
             return  # not opened: whatever is there belongs to another run
         if kind is not None and not self.exists():
             self.discard()  # nothing is done yet that would be worth keeping
-        os.close(self._lock)  # which gives it back
+        self._lock.release()
         self._lock = None
 
     @property
     def _path(self) -> Path:
         return self.folder / "journal.json"
-
-    def _acquire(self) -> None:
-        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            if sys.platform != "win32":
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise InputError(
-                f"{self.folder}: another process is at work in it; wait for it, or stop it"
-            ) from None
-        self._lock = descriptor
 
 
 def _as_read(settings: dict[str, Any]) -> dict[str, Any]:

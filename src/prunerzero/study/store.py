@@ -18,8 +18,8 @@ from typing import Any, Self
 
 from prunerzero.errors import InputError
 from prunerzero.files import json_text
+from prunerzero.lock import ProcessLock
 from prunerzero.study.connection import connect, write_new
-from prunerzero.study.lock import WriterLock
 from prunerzero.study.records import Candidate, Event, Measurement, Purpose, Status
 from prunerzero.study.schema import APPLICATION_ID, INVARIANTS, SCHEMA_VERSION
 
@@ -30,7 +30,7 @@ class Study:
     Made by `Study.create`, `Study.open` or `Study.open_or_create`; a context manager that closes.
     """
 
-    def __init__(self, path: Path, lock: WriterLock | None) -> None:
+    def __init__(self, path: Path, lock: ProcessLock | None) -> None:
         """Opens the existing file ``path``; users call the class methods."""
         self.path = path
         self._lock = lock
@@ -342,14 +342,19 @@ def _require_file(path: Path) -> None:
         raise InputError(f"study {path}: does not exist")
 
 
-def _lock(path: Path) -> WriterLock:
+def _lock(path: Path) -> ProcessLock:
     if path.is_dir():
         raise InputError(f"study {path}: a directory, not a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"study {path}: cannot be written ({error.strerror})") from None
-    return WriterLock(path)
+    return ProcessLock(
+        path.with_name(path.name + ".lock"),
+        f"study {path}",
+        "another search (process {holder}) is writing to it; wait for it, stop it, or name another "
+        "study",
+    )
 
 
 def _insert(connection: sqlite3.Connection, table: str, **values: Any) -> int:

@@ -1,4 +1,4 @@
-"""One writer a study, by a lock that the operating system drops with its holder."""
+"""One process at a time, by a lock that the operating system drops with its holder."""
 
 from __future__ import annotations
 
@@ -15,33 +15,32 @@ if sys.platform != "win32":
 _held: set[int] = set()
 
 
-class WriterLock:
-    """An exclusive lock on the file ``<study>.lock``.
+class ProcessLock:
+    """An exclusive lock on a file.
 
-    The kernel releases it when the process ends in any way, so a killed search never delays the
-    next; the file that it leaves then is harmless.
+    The kernel releases it when the process ends in any way, so a killed run never delays the next;
+    the file that it leaves then is harmless.
     """
 
-    def __init__(self, study: Path) -> None:
+    def __init__(self, path: Path, subject: str, busy: str) -> None:
         """Takes the lock.
 
         Args:
-            study: Path of the study.
+            path: The file, made if need be.
+            subject: What it guards, for messages.
+            busy: The message's rest where another process holds it, with ``{holder}`` for that.
 
         Raises:
-            InputError: Another process holds it, or the lock file cannot be made.
+            InputError: Another process holds it, or the file cannot be made.
         """
-        self._path = study.with_name(study.name + ".lock")
+        self._path = path
         try:
-            self._descriptor = _acquire(self._path)
+            self._descriptor = _acquire(path)
         except BlockingIOError:
-            holder = _read(self._path) or "unknown"
-            raise InputError(
-                f"study {study}: another search (process {holder}) is writing to it; "
-                "wait for it, stop it, or name another study"
-            ) from None
+            holder = _read(path) or "unknown"
+            raise InputError(f"{subject}: {busy.format(holder=holder)}") from None
         except OSError as error:
-            raise InputError(f"study {study}: cannot be locked ({error.strerror})") from None
+            raise InputError(f"{subject}: cannot be locked ({error.strerror})") from None
         _held.add(self._descriptor)
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
