@@ -31,14 +31,14 @@ PROBES = 6
 
 BLOCK = 1 << 18  # weights scored and selected at once: in cache, yet calls are few
 MEMO_BYTES = 512 << 20
+INPUT_BYTES = 1 << 30  # of terminals; what does not fit is finished again from its raw sums
 
 
 class Masker:
     """Applies recipes to one model, one-shot, from statistics of the dense model.
 
-    Beside the model it holds the dense weights and, without limit, each matrix's data terminals
-    that a recipe has asked for (``[out, in]`` for a gradient: four bytes a weight). All else that
-    it remembers stays within `MEMO_BYTES`.
+    Beside the model it holds the dense weights, data terminals that a recipe has asked for, within
+    `INPUT_BYTES`, and what else it remembers within `MEMO_BYTES`.
 
     Args:
         model: the causal LM, dense now; `restore` makes it so again.
@@ -60,7 +60,7 @@ class Masker:
         self.dense = DenseWeights(self.matrices)
         self._shapes = [matrix.shape for matrix in self.matrices]
         self._statistics = statistics
-        self._inputs: dict[tuple[str, str], Tensor] = {}
+        self._inputs = Memo(INPUT_BYTES)
         self._memo = Memo(MEMO_BYTES)
         self._probes = _spread(self.matrices, PROBES)
 
@@ -176,11 +176,10 @@ class Masker:
         return RowScorer(metric.expression, read, matrix.parameter.device, recall)
 
     def _input(self, matrix: Matrix, terminal: str) -> Tensor:
-        key = (matrix.name, terminal)
-        if key not in self._inputs:
-            found = self._statistics.of(matrix, frozenset({terminal}))
-            self._inputs[key] = found[terminal]
-        return self._inputs[key]
+        def finish() -> Parts:
+            return (self._statistics.of(matrix, frozenset({terminal}))[terminal],)
+
+        return self._inputs.recall((matrix.name, terminal), finish)[0]
 
 
 def _blocks(matrix: Matrix) -> Iterator[slice]:
