@@ -21,6 +21,7 @@ from prunerzero.models.compute import DTYPES, find_device
 from prunerzero.models.finite import is_finite
 from prunerzero.models.hub import reachable
 from prunerzero.models.names import check_model_name, converted_directory, gguf_file
+from prunerzero.models.placement import place
 from prunerzero.packing.checkpoint import DenseCheckpoint
 from prunerzero.packing.index import is_packed
 from prunerzero.packing.loading import load_packed
@@ -44,7 +45,8 @@ def load_model(
         name: hub id, checkpoint directory (packed ones too), ``.gguf`` file, or ``smollm2`` (the
             demo model: dequantised 4-bit weights of SmolLM2-135M-Instruct).
         dtype: type of the weights; None keeps the checkpoint's.
-        device: ``cpu``, ``cuda:0``...; None takes the first GPU, else the CPU.
+        device: ``cpu``, ``cuda:0``...; None takes the first GPU, else the CPU; ``auto`` spreads the
+            blocks over all GPUs (`prunerzero.models.placement`).
         trust_remote_code: run code that comes with the checkpoint.
         accelerate: ``2:4`` makes matrices of that pattern semi-structured sparse tensors, on a GPU
             and in half precision; what that brought is in ``model.acceleration`` and logged.
@@ -61,7 +63,7 @@ def load_model(
         raise InputError(f"accelerate '{accelerate}': only '{PATTERN}' is known")
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"dtype '{dtype}': not one of {', '.join(DTYPES)}")
-    target = find_device(device)
+    find_device(device)
     source = locate_model(name)
     local = Path(source).is_dir() or not reachable(source)
     options = {"local_files_only": local, "trust_remote_code": trust_remote_code}
@@ -91,7 +93,7 @@ def load_model(
     for key, parameter in model.named_parameters():
         if not is_finite(parameter):
             raise InputError(f"model '{name}': tensor '{key}' holds NaN or infinity")
-    model = model.eval().requires_grad_(False).to(target)
+    model = place(model.eval().requires_grad_(False), device)
     if accelerate is not None:
         model.acceleration = make_semi_structured(model)
         logger.info("%s: %s", name, model.acceleration)
