@@ -52,10 +52,13 @@ def require_space(path: str | Path, weights: int, work: int = 0) -> None:
     """
     free, wanted = free_space(path), weights + work + SPARE
     if free < wanted:
-        beside = f", {work / 1e9:.2f} for what is kept until it is complete" if work else ""
+        parts = [
+            f"{weights / 1e9:.2f} for the checkpoint" if weights else "",
+            f"{work / 1e9:.2f} for what is kept until it is complete" if work else "",
+        ]
         raise InputError(
             f"disk of {path}: {free / 1e9:.2f} GB free, but {wanted / 1e9:.2f} GB are needed "
-            f"({weights / 1e9:.2f} for the checkpoint{beside})"
+            f"({', '.join(part for part in parts if part)})"
         )
 
 
