@@ -22,12 +22,11 @@ from prunerzero.models.blocks import Block, Matrix
 from prunerzero.models.replay import run_block
 from prunerzero.models.snapshot import DenseWeights
 from prunerzero.pruning.pattern import Pattern
-from prunerzero.pruning.pruner import UnusableScores
+from prunerzero.pruning.pruner import DenseStatistics, UnusableScores
 from prunerzero.recipe import Recipe
 from prunerzero.streaming.capture import Calls
 from prunerzero.streaming.forward import StreamedModel
 from prunerzero.streaming.opening import Opened
-from prunerzero.streaming.statistics import StoredStatistics
 from prunerzero.threads import for_each
 
 
@@ -44,7 +43,7 @@ class StreamedMasker(Masker):
     """
 
     def __init__(
-        self, opened: Opened, tokens: Tensor, statistics: StoredStatistics, pattern: Pattern
+        self, opened: Opened, tokens: Tensor, statistics: DenseStatistics, pattern: Pattern
     ) -> None:
         self.opened = opened
         self.model = self.streamed = StreamedModel(opened, tokens)
@@ -182,7 +181,8 @@ def _forward(masker: StreamedMasker, reference: DenseReference) -> _Passes:
             states = [hidden, *(out for _, out in masker.streamed.through(hidden, calls))]
         last = states.pop().requires_grad_(True)
         with torch.enable_grad():
-            logits = frame.logits(ids, last)[:, :-1].float()
+            [logits] = frame.logits([ids], [last])
+            logits = logits[:, :-1].float()
             divergence = position_kl(logits, torch.logsumexp(logits, -1), batch).mean()
             share = divergence * len(ids) / len(reference.tokens)
             share.backward()

@@ -159,18 +159,19 @@ class Frame:
             inputs, calls = self._captured(ids)
         return inputs[0], calls
 
-    def logits(self, ids: Tensor, last: Tensor) -> Tensor:
-        """What the head makes of the last block's output; keeps the graph where gradients are on.
+    def logits(self, batches: Iterable[Tensor], last: Iterable[Tensor]) -> Iterator[Tensor]:
+        """What the head makes of the last block's outputs; keeps the graph where gradients are on.
 
         Args:
-            ids: token ids ``[batch, length]``.
-            last: the last block's output for them.
+            batches: token ids ``[batch, length]``.
+            last: the last block's output for each of them.
 
-        Returns:
+        Yields:
             ``[batch, length, vocabulary]``.
         """
         with self._store.loaded_outside(head=True):
-            return self._headed(ids.to(self._compute.device), last)
+            for ids, hidden in zip(batches, last, strict=True):
+                yield self._headed(ids.to(self._compute.device), hidden)
 
     def head_gradients(self, ids: Sequence[Tensor], states: Iterable[Tensor]) -> Iterator[Tensor]:
         """Gradients of the mean token loss of each window with respect to the last hidden states.

@@ -58,7 +58,8 @@ class StreamedModel(nn.Module):
             hidden, calls = frame.entered(input_ids)
             for block, hidden in self.through(hidden, calls):  # noqa: B007, B020
                 pass
-            return Logits(frame.logits(input_ids, hidden))
+            [logits] = frame.logits([input_ids], [hidden])
+            return Logits(logits)
 
     def through(self, hidden: Tensor, calls: Calls) -> Iterator[tuple[Block, Tensor]]:
         """Every block and its output, while its weights are there.
