@@ -20,6 +20,7 @@ from prunerzero.evolution.rungs import (
     is_drawn,
     is_lost,
     is_promoted,
+    is_won,
     log_ratio,
     parts,
     rung_tau,
@@ -69,29 +70,47 @@ def test_the_plan(confirm, top, page):
     assert (plan.top, plan.page) == (top, page)
 
 
-def test_a_reading_may_end_after_a_glance_and_a_screening():
+def test_a_reading_may_end_after_a_glance_a_screening_and_half_a_challenge():
     plan = RungPlan()
     assert parts(plan.screening, plan) == [2, 4]
-    assert parts(plan.challenge, plan) == [2, 4, 16]
+    assert parts(plan.challenge, plan) == [2, 4, 8, 16]
     assert parts(1, plan) == [1]
 
 
 @pytest.mark.parametrize(
-    ("ratio", "error", "slack", "glance", "lost"),
+    ("ratio", "error", "slack", "glance", "share", "lost"),
     [
-        (0.05, 0.04, 0.0, True, True),
-        (0.05, 0.06, 0.0, True, False),
-        (0.05, 0.04, 0.5, True, False),
-        (0.01, 0.001, 0.0, True, False),  # two windows may agree by chance
-        (-0.1, 0.001, 0.0, True, False),
-        (0.001, 0.1, 1.0, False, True),
-        (-0.001, 0.1, 0.0, False, False),
+        (0.05, 0.04, 0.0, True, 0.0, True),
+        (0.05, 0.06, 0.0, True, 0.0, False),
+        (0.05, 0.04, 0.5, True, 0.0, False),
+        (0.01, 0.001, 0.0, True, 0.125, False),  # two windows may agree by chance
+        (-0.1, 0.001, 0.0, True, 0.125, False),
+        (0.001, 0.1, 1.0, False, 0.0, True),
+        (-0.001, 0.1, 0.0, False, 0.0, False),
+        (-0.08, 0.1, 0.0, False, 0.25, True),  # four times the windows would halve the error
+        (-0.09, 0.1, 0.0, False, 0.25, False),
     ],
 )
-def test_a_candidate_has_lost_when_it_is_worse_by_more_than_noise(
-    ratio, error, slack, glance, lost
+def test_a_candidate_has_lost_when_it_is_worse_by_more_than_noise_or_will_not_win(
+    ratio, error, slack, glance, share, lost
 ):
-    assert is_lost(ratio, error, slack, glance=glance) is lost
+    assert is_lost(ratio, error, slack, glance=glance, share=share) is lost
+
+
+def test_a_challenge_is_won_early_only_beyond_doubt():
+    assert is_won(-0.36, 0.1, 0.5)
+    assert not is_won(-0.34, 0.1, 0.5)
+    assert not is_won(-0.36, 0.1, 0.25)
+
+
+@pytest.mark.parametrize("ratio", [-0.2, -0.1, -0.05, 0.0])
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_what_ends_early_is_judged_by_the_same_rule(ratio, share):
+    measured = [reading(0, -0.1), reading(1, ratio, error=0.05)]
+    lost = is_lost(ratio, 0.05, 0.0, glance=False, share=share)
+    won = is_won(ratio, 0.05, share)
+    assert not (lost and beats_incumbent(measured))
+    assert not won or beats_incumbent(measured)
 
 
 def test_one_candidate_in_twenty_is_drawn():

@@ -25,6 +25,7 @@ from prunerzero.evolution.rungs import (
     is_drawn,
     is_lost,
     is_promoted,
+    is_won,
     log_ratio,
     parts,
 )
@@ -134,7 +135,7 @@ class IncumbentJudge(Judge):
     those of the old rung 1, where the incumbent's reading is known, serve as rung 0.
 
     Windows are read a few at a time, and a reading ends as soon as the candidate has lost
-    (`is_lost`): most lose at the first glance.
+    (`is_lost`; most lose at the first glance) or has won beyond doubt (`is_won`).
 
     One candidate in twenty climbs to the top whatever the rungs say, so that what rung 0 throws
     away is known.
@@ -219,11 +220,12 @@ class IncumbentJudge(Judge):
         return climbed
 
     def _race(self, recipe: Recipe, rung: int, notes: dict[str, Any]) -> Measurement:
-        """Reads a rung's windows, part by part, until all are read or the candidate has lost."""
+        """Reads a rung's windows, part by part, until all are read or there is nothing to add."""
         assert self.incumbent is not None
         began = time.perf_counter()
         reading = incumbents = NOTHING_READ
-        for windows in parts(len(self._windows(rung)), self._plan):
+        whole = len(self._windows(rung))
+        for windows in parts(whole, self._plan):
             known = self._readings.get(rung, NOTHING_READ)
             if len(known.kl) < windows:
                 known += self._read(self.incumbent, rung, len(known.kl), windows)
@@ -232,7 +234,10 @@ class IncumbentJudge(Judge):
             reading += self._read(recipe, rung, len(reading.kl), windows)
             ratio, error = log_ratio(reading.kl, incumbents.kl)
             glance = windows == self._plan.glance
-            if is_lost(ratio, error, self._trust.slack, glance=glance):
+            share = windows / whole if rung == 1 else 0.0
+            if is_lost(ratio, error, self._trust.slack, glance=glance, share=share):
+                break
+            if is_won(ratio, error, share):
                 break
         return self._measurement(reading, rung, incumbents, began, notes)
 

@@ -24,6 +24,10 @@ CONFIDENCE = 1.645
 LOST_ERRORS = 1.0
 LOST_RATIO = 0.02
 
+# A challenge that is this many standard errors below 0 after half of its windows is won: one-sided
+# 99.5 % for the eight windows of the usual plan (Student's t).
+WON_ERRORS = 3.5
+
 # What rung 0 must promise (log ratio) for a candidate to be worth the dearer rungs: a new incumbent
 # that is no better in practice costs as much as ten other candidates.
 WORTHWHILE = 0.005
@@ -97,20 +101,37 @@ def log_ratio(candidate: Sequence[float], incumbent: Sequence[float]) -> tuple[f
 
 
 def parts(windows: int, plan: RungPlan) -> list[int]:
-    """Windows after which a reading of so many may end early: a glance, a screening, all."""
-    return sorted({min(part, windows) for part in (plan.glance, plan.screening, windows)})
+    """Windows after which a reading of so many may end early: a glance, a screening, half, all."""
+    stops = (plan.glance, plan.screening, plan.challenge // 2, windows)
+    return sorted({min(part, windows) for part in stops if part})
 
 
-def is_lost(ratio: float, error: float, slack: float, *, glance: bool) -> bool:
+def is_lost(ratio: float, error: float, slack: float, *, glance: bool, share: float) -> bool:
     """Whether a reading of part of a rung's windows is so bad that the rest is not worth its time.
 
     Args:
         ratio: log ratio to the incumbent on the windows read.
         error: its standard error.
         slack: what rung 0 grants, in standard errors.
-        glance: only the first few windows are read; of more, all that are not better have lost.
+        glance: only the first few windows are read, which tell little of their own spread.
+        share: share of a challenge's windows that is read: of more than a glance, a ratio has lost
+            that would not win if all windows went on like these, whose standard error shrinks with
+            their root. On the other rungs 0: what is not better has lost.
     """
-    return ratio > (max((LOST_ERRORS + slack) * error, LOST_RATIO) if glance else 0.0)
+    if glance:
+        return ratio > max((LOST_ERRORS + slack) * error, LOST_RATIO)
+    return ratio > -CONFIDENCE * error * math.sqrt(share)
+
+
+def is_won(ratio: float, error: float, share: float) -> bool:
+    """Whether half of a challenge's windows leave no doubt that the candidate beats the incumbent.
+
+    Args:
+        ratio: log ratio to the incumbent on the windows read.
+        error: its standard error.
+        share: share of the challenge's windows that is read.
+    """
+    return share >= 0.5 and ratio < -WON_ERRORS * error
 
 
 def is_drawn(judged: int) -> bool:
