@@ -14,6 +14,8 @@ from typing import Any
 
 from prunerzero.errors import InputError
 
+SPARE = 16 * 2**20  # bytes of a checkpoint beside its weights: tokenizer, records, headers
+
 
 def cache_dir() -> Path:
     """Directory of downloads and cached statistics (not created here).
@@ -27,6 +29,37 @@ def cache_dir() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("prunerzero", appauthor=False))
+
+
+def free_space(path: str | Path) -> int:
+    """Bytes free on the disk where ``path`` is, or would be made."""
+    place = Path(os.path.realpath(path))
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def require_space(path: str | Path, weights: int, work: int = 0) -> None:
+    """Makes sure that a checkpoint fits on the disk before anything is done for it.
+
+    Args:
+        path: The directory to write to, or to make.
+        weights: Bytes of the checkpoint's weights.
+        work: Bytes of what is there beside them until it is complete.
+
+    Raises:
+        InputError: They do not fit.
+    """
+    free, wanted = free_space(path), weights + work + SPARE
+    if free < wanted:
+        parts = [
+            f"{weights / 1e9:.2f} for the checkpoint" if weights else "",
+            f"{work / 1e9:.2f} for what is kept until it is complete" if work else "",
+        ]
+        raise InputError(
+            f"disk of {path}: {free / 1e9:.2f} GB free, but {wanted / 1e9:.2f} GB are needed "
+            f"({', '.join(part for part in parts if part)})"
+        )
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from prunerzero.cli.app import main
+from prunerzero.files import SPARE
 from prunerzero.models.loading import load_model
 
 
@@ -102,3 +103,17 @@ def test_torch_is_not_needed(model, tmp_path):
     arguments = ["export", model, "--output", str(tmp_path / "out")]
     subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
     assert Path(tmp_path / "out" / "packed.json").is_file()
+
+
+def test_too_little_disk_is_found_before_writing(pruned, tmp_path, succeed, refuse, monkeypatch):
+    packed = succeed("export", pruned, "--output", tmp_path / "a", "--json")["bytes"]
+    for free, fits in ((packed, True), (packed // 2, False)):
+        for module in ("packing.pack", "files"):
+            monkeypatch.setattr(f"prunerzero.{module}.free_space", lambda _, n=free: n + SPARE)
+        if fits:
+            succeed("export", pruned, "--output", tmp_path / "b", "--json")
+        else:
+            assert "GB are needed" in refuse("export", pruned, "--output", tmp_path / "c")
+    assert "GB are needed" in refuse("export", tmp_path / "a", "--format", "dense",
+                                     "--output", tmp_path / "d")  # fmt: skip
+    assert set(os.listdir(tmp_path)) <= {"a", "b", "pruned", "own-cache"}

@@ -180,8 +180,17 @@ def test_a_damaged_model(data, tmp_path, refuse, model):
     (damaged / "model.safetensors").write_bytes(b"x" * 100)
     line = refuse("prune", damaged, "--metric", "magnitude", "--pattern", "50%", *data,
                   "--output", tmp_path / "out")  # fmt: skip
-    assert "cannot be loaded" in line
+    assert "damaged/model.safetensors: truncated, altered or not a safetensors file" in line
 
 
 def test_neither_metric_nor_recipe(model, tmp_path, refuse):
     assert "either --metric" in refuse("prune", model, "--pattern", "50%", "--output", tmp_path)
+
+
+def test_too_little_disk_is_found_before_pruning(model, data, tmp_path, refuse, monkeypatch):
+    monkeypatch.setattr("prunerzero.files.free_space", lambda _: 10**6)
+    for option in ("--stream", "--no-stream"):
+        line = refuse("prune", model, "--metric", "magnitude", "--pattern", "50%", *data,
+                      "--output", tmp_path / "out", option)  # fmt: skip
+        assert "0.00 GB free, but 0.02 GB are needed" in line
+        assert not list(tmp_path.glob("out*"))

@@ -300,3 +300,14 @@ def test_interrupted(arguments, tmp_path, monkeypatch, own_cache, capsys):
     assert "the same command goes on" in err
     assert main([*map(str, arguments), "--candidates", "5", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["candidates"] == 5
+
+
+def test_it_streams_where_memory_is_short(arguments, tmp_path, succeed, capsys, monkeypatch):
+    monkeypatch.setattr("prunerzero.streaming.decision.available_memory", lambda: 100_000)
+    assert main([*map(str, arguments), "--candidates", "1"]) == 0
+    assert "more than a quarter of the" in capsys.readouterr().err
+    monkeypatch.setattr("prunerzero.streaming.decision.available_memory", lambda: None)
+    document = succeed(*arguments, "--candidates", 2, "--json")
+    assert document["candidates"] == 2
+    with Study.open(tmp_path / "s.db") as study:
+        assert study.settings["compute"].endswith("streamed")

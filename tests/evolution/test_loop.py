@@ -216,7 +216,7 @@ def test_a_space_without_anything_new_ends(make, monkeypatch):
         loop.advance()
 
 
-def test_derivatives_are_measured_once(bench, study, monkeypatch):
+def test_derivatives_are_measured_once(bench, study):
     tools = bench()
     measured = []
 
@@ -230,23 +230,22 @@ def test_derivatives_are_measured_once(bench, study, monkeypatch):
         def fresh_reference(self, index):
             return f"reference {index}"
 
-    monkeypatch.setattr(loop_module, "measure_guidance", measure)
     wanda, magnitude = Recipe.named("wanda"), Recipe.named("magnitude")
     deadline = Deadline()
-    guide = RecordedGuide(study, tools.masker, References(), deadline)
+    guide = RecordedGuide(study, tools.masker, References(), measure, deadline)
     first, second = guide(wanda), guide(magnitude)
     assert first != second
     assert measured == [(wanda, "reference 0"), (magnitude, "reference 1")]
     assert GUIDANCE_EVENT == "guidance"
     events = [event.data for event in study.events(GUIDANCE_EVENT)]
     assert [data["index"] for data in events] == [0, 1]
-    again = RecordedGuide(study, tools.masker, References(), deadline)
+    again = RecordedGuide(study, tools.masker, References(), measure, deadline)
     assert [again(wanda), again(magnitude)] == [first, second]
     assert len(measured) == 2
     again(wanda)
     assert measured[2] == (wanda, "reference 2")
     # Late in a session what is recorded is told still, and nothing new is begun.
-    late = RecordedGuide(study, tools.masker, References(), Deadline(at=0.0))
+    late = RecordedGuide(study, tools.masker, References(), measure, Deadline(at=0.0))
     assert late(wanda) == first
     late(magnitude)
     late(wanda)

@@ -12,6 +12,7 @@ import pytest
 
 from prunerzero.errors import InputError
 from prunerzero.evolution import runner as module
+from prunerzero.evolution import workbench
 from prunerzero.evolution.default import DefaultStrategy
 from prunerzero.evolution.judging import RungPlan
 from prunerzero.evolution.loop import GUIDANCE_EVENT
@@ -269,7 +270,7 @@ def test_other_presets_take_no_guesses(run, tmp_path, preset):
 @pytest.mark.parametrize("preset", ["default", "random", "evopress", "paper"])
 def test_the_first_candidate_is_there_before_gradients_are_gathered(run, monkeypatch, preset):
     gathered = []
-    honest = module.gather_statistics
+    honest = workbench.gather_statistics
 
     def watched(network, matrices, tokens, terminals, *rest):
         gathered.append((terminals, len(study_of_the_run().candidates())))
@@ -283,7 +284,7 @@ def test_the_first_candidate_is_there_before_gradients_are_gathered(run, monkeyp
     monkeypatch.setattr(
         Study, "open_or_create", lambda *args: opened.append(create(*args)) or opened[-1]
     )
-    monkeypatch.setattr(module, "gather_statistics", watched)
+    monkeypatch.setattr(workbench, "gather_statistics", watched)
     run(candidates=3, preset=preset, guesses=())
     needs = [bool(terminals & {"G", "F"}) for terminals, _ in gathered]
     if preset == "paper":

@@ -32,31 +32,6 @@ def test_dtype_is_the_checkpoints_unless_asked_for(tmp_path):
     assert load_model(tmp_path, device="cpu", dtype="float32")[0].dtype is torch.float32
 
 
-def _configure(directory, **changes):
-    path = directory / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda d: (d / "model.safetensors").unlink(), "cannot be loaded"),
-        (lambda d: (d / "model.safetensors").write_bytes(b"x" * 500), "cannot be loaded"),
-        (lambda d: (d / "config.json").write_text("{"), "not a valid JSON"),
-        (lambda d: (d / "config.json").write_text("{}"), "cannot be loaded"),
-        (lambda d: _configure(d, num_hidden_layers=4), "not in its weight files"),
-        (lambda d: _configure(d, intermediate_size=48), "another shape there, first .*down_proj"),
-        (lambda d: _configure(d, model_type="t5"), "cannot be loaded"),
-    ],
-)
-def test_damaged_checkpoints_are_refused_in_one_line(tmp_path, spoil, message):
-    save_model(tmp_path)
-    spoil(tmp_path)
-    with pytest.raises(InputError, match=message) as caught:
-        load_model(tmp_path, device="cpu")
-    assert "\n" not in str(caught.value)
-
-
 def test_a_damaged_gguf_file_is_refused_and_leaves_nothing(tmp_path, own_cache):
     (tmp_path / "m.gguf").write_bytes(b"GGUF" + b"x" * 100)
     with pytest.raises(InputError, match="not a readable GGUF file"):
@@ -112,12 +87,12 @@ def test_a_quantised_checkpoint_and_an_adapter_are_refused(tmp_path):
     config = json.loads((directory / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     (directory / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=r"quantis|cannot be loaded"):
+    with pytest.raises(InputError, match="quantised"):
         load_model(directory, device="cpu")
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text("{}")
-    with pytest.raises(InputError, match="an adapter; merge it into its base model first"):
+    with pytest.raises(InputError, match="merge it into its base model first"):
         load_model(adapter, device="cpu")
 
 

@@ -114,8 +114,8 @@ def test_another_configuration_is_refused_as_for_dense_files(make_checkpoint, tm
     path = tmp_path / "packed" / "config.json"
     config = json.loads(path.read_text())
     for change, message in (
-        ({"num_hidden_layers": 4}, "not in its weight files"),
-        ({"intermediate_size": 48}, "another shape there, first .*down_proj"),
+        ({"num_hidden_layers": 4}, "not in the weight files"),
+        ({"intermediate_size": 48}, "down_proj.*config.json makes it"),
         ({"model_type": "t5"}, "cannot be loaded"),
         ({"model_type": "vit"}, "cannot be loaded: ViTConfig configures no model"),
     ):

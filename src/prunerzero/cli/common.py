@@ -44,7 +44,8 @@ Sequential = Annotated[
     ),
 ]
 Device = Annotated[
-    str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ...; default: the best there is.")
+    str | None,
+    typer.Option("--device", help="cpu, cuda, cuda:1, ..., auto for all GPUs; default: the best."),
 ]
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"] | None,

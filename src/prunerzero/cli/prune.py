@@ -26,6 +26,7 @@ from prunerzero.cli.common import (
     note,
     print_table,
 )
+from prunerzero.files import require_space
 from prunerzero.models.selection import MIN_COVERAGE
 
 
@@ -89,6 +90,7 @@ def command(
             result = prune_streamed(model, directory, chosen, wanted, device=device, **options)
         else:
             loaded, tokenizer = inputs.load_quietly(model, device, dtype)
+            require_space(directory, sum(p.nbytes for p in loaded.parameters()))
             from prunerzero.pruning.checkpoint import save_checkpoint
             from prunerzero.pruning.pruner import prune
 

@@ -77,6 +77,14 @@ def command(
     include: Include = [],  # noqa: B006  typer copies it
     exclude: Exclude = [],  # noqa: B006
     min_coverage: MinCoverage = MIN_COVERAGE,
+    stream: Annotated[
+        bool | None,
+        typer.Option(
+            "--stream/--no-stream",
+            help="One block in memory at a time; default: if memory is short.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Search for a pruning recipe; the same command goes on with an interrupted search."""
@@ -92,6 +100,7 @@ def command(
     from prunerzero.pruning.checkpoint import seen_documents
     from prunerzero.pruning.pattern import Pattern
     from prunerzero.recipe import Recipe
+    from prunerzero.streaming.decision import reason_to_search_streamed
 
     parsed = Pattern.parse(pattern)
     guesses = [Recipe.from_text(text) for text in guess or ()]
@@ -105,6 +114,9 @@ def command(
         raise InputError(f"model '{model}': is pruned already; search on the dense model")
     split_documents(load_documents(calibration))
     _check_study(study)
+    if stream is None and (reason := reason_to_search_streamed(model, study)):
+        note(reason)
+        stream = True
 
     inputs.announce(model)
     from prunerzero.evolution.runner import search
@@ -126,6 +138,7 @@ def command(
                 dtype=dtype,
                 device=device,
                 selection=inputs.selected(blocks, include, exclude, min_coverage),
+                stream=bool(stream),
                 observe=console.observe,
                 report=console.report,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -37,6 +38,26 @@ class Outcome:
     loss: TextLoss
     sparsity: float
     pruning_seconds: float
+
+
+class Measures(Protocol):
+    """What measures recipes on one model with the same data: `Comparison`, or its streamed kin."""
+
+    mixture: bool
+
+    def measure_dense(self, windows: Windows) -> TextLoss:
+        """Loss of the dense model."""
+
+    def measure(
+        self,
+        name: str,
+        recipe: Recipe,
+        pattern: Pattern,
+        windows: Windows,
+        *,
+        remember: bool = False,
+    ) -> Outcome:
+        """Prunes by a recipe, and measures the loss on ``windows``."""
 
 
 class Comparison:

@@ -12,7 +12,7 @@ from torch import Tensor
 from prunerzero import zoo
 from prunerzero.data.splits import Split
 from prunerzero.data.windows import Windows
-from prunerzero.evaluation.comparison import Comparison
+from prunerzero.evaluation.comparison import Measures
 from prunerzero.evaluation.perplexity import Interval, TextLoss, paired_interval
 from prunerzero.evolution.masking import Masker
 from prunerzero.evolution.population import Individual
@@ -88,7 +88,7 @@ class Closer:
     def __init__(
         self,
         study: Study,
-        comparison: Comparison,
+        comparison: Measures,
         pattern: Pattern,
         validation: Windows,
         heldout: Windows,

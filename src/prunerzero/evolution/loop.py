@@ -10,10 +10,13 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from prunerzero.errors import InputError
-from prunerzero.evolution.guidance import Guidance, measure_guidance
+from prunerzero.evaluation.divergence import DenseReference
+from prunerzero.evolution.guidance import Guidance
 from prunerzero.evolution.judging import IncumbentJudge, Judge
 from prunerzero.evolution.masking import Masker
 from prunerzero.evolution.population import Individual
@@ -24,6 +27,9 @@ from prunerzero.pruning.pruner import UnusableScores
 from prunerzero.recipe import Recipe
 from prunerzero.study import Candidate, Study
 from prunerzero.study.records import Status
+
+# Derivatives of the divergence of a masker's model at a recipe, from the dense predictions.
+MeasureGuidance = Callable[[Any, Recipe, DenseReference], Guidance]
 
 GUIDANCE_EVENT = "guidance"
 # Proposals in a row that were all known: the space within reach is exhausted.
@@ -61,15 +67,22 @@ class RecordedGuide:
         study: the study.
         masker: prunes the model.
         judge: gives windows that no rung uses.
+        measure: measures the derivatives (`prunerzero.evolution.guidance.measure_guidance`).
         deadline: after which nothing is measured; what a descent has recorded by then is not lost.
     """
 
     def __init__(
-        self, study: Study, masker: Masker, judge: IncumbentJudge, deadline: Deadline
+        self,
+        study: Study,
+        masker: Masker,
+        judge: IncumbentJudge,
+        measure: MeasureGuidance,
+        deadline: Deadline,
     ) -> None:
         self._study = study
         self._masker = masker
         self._judge = judge
+        self._measure = measure
         self._deadline = deadline
         self._recorded = deque(study.events(GUIDANCE_EVENT))
         self._asked = 0
@@ -82,7 +95,7 @@ class RecordedGuide:
             return Guidance.from_json(self._recorded.popleft().data)
         self._deadline.check()
         reference = self._judge.fresh_reference(index)
-        guidance = measure_guidance(self._masker, recipe, reference)
+        guidance = self._measure(self._masker, recipe, reference)
         self._study.add_event(GUIDANCE_EVENT, {"index": index, **guidance.to_json()})
         return guidance
 

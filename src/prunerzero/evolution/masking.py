@@ -21,9 +21,8 @@ from prunerzero.metric.scoring import Parts, RowScorer
 from prunerzero.models.blocks import Matrix
 from prunerzero.models.snapshot import DenseWeights
 from prunerzero.pruning.pattern import Pattern
-from prunerzero.pruning.pruner import UnusableScores
+from prunerzero.pruning.pruner import DenseStatistics, UnusableScores
 from prunerzero.recipe import Recipe
-from prunerzero.statistics.cache import Statistics
 from prunerzero.threads import for_each
 
 # Matrices whose masks tell two recipes apart before any forward pass.
@@ -51,7 +50,7 @@ class Masker:
         self,
         model: nn.Module,
         matrices: Sequence[Matrix],
-        statistics: Statistics,
+        statistics: DenseStatistics,
         pattern: Pattern,
     ) -> None:
         self.model = model
@@ -64,7 +63,7 @@ class Masker:
         self._memo = Memo(MEMO_BYTES)
         self._probes = _spread(self.matrices, PROBES)
 
-    def use(self, statistics: Statistics) -> None:
+    def use(self, statistics: DenseStatistics) -> None:
         """Takes statistics that hold more terminals than those it was made with."""
         self._statistics = statistics
         self._inputs.clear()
@@ -173,7 +172,8 @@ class Masker:
         def recall(node: Node, compute: Callable[[], Parts]) -> Parts:
             return self._memo.recall((matrix.name, node), compute)
 
-        return RowScorer(metric.expression, read, matrix.parameter.device, recall)
+        device = self.dense.weights[matrix.name].device
+        return RowScorer(metric.expression, read, device, recall)
 
     def _input(self, matrix: Matrix, terminal: str) -> Tensor:
         def finish() -> Parts:

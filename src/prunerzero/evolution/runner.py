@@ -16,7 +16,6 @@ from prunerzero.data.sources import load_documents
 from prunerzero.data.splits import Split, documents_of
 from prunerzero.data.windows import Windows, WindowSampler, check_length, sample_windows
 from prunerzero.errors import InputError
-from prunerzero.evaluation.comparison import Comparison
 from prunerzero.evolution.closing import (
     Closer,
     Closing,
@@ -26,11 +25,12 @@ from prunerzero.evolution.closing import (
 )
 from prunerzero.evolution.controls import EvoPressStrategy, RandomStrategy
 from prunerzero.evolution.default import DefaultStrategy
-from prunerzero.evolution.judging import IncumbentJudge, Judge, PerplexityJudge, RungPlan
+from prunerzero.evolution.judging import Judge, PerplexityJudge, RungPlan
 from prunerzero.evolution.loop import Deadline, Exhausted, Loop, OutOfTime, RecordedGuide
 from prunerzero.evolution.masking import Masker
 from prunerzero.evolution.population import best_per_size
 from prunerzero.evolution.settings import (
+    STREAMED,
     Budget,
     GenomeKind,
     Preset,
@@ -38,16 +38,14 @@ from prunerzero.evolution.settings import (
     check_preset,
 )
 from prunerzero.evolution.strategies import PaperStrategy, Strategy
-from prunerzero.models import Compute, compute_for, find_blocks, load_model
-from prunerzero.models.loading import context_limit
+from prunerzero.evolution.workbench import StreamedModel, WholeModel, Workbench
 from prunerzero.models.matrices import is_mixture
 from prunerzero.models.selection import EVERYTHING, Selection
 from prunerzero.progress import Report, silent
 from prunerzero.pruning.calibration import describe
 from prunerzero.pruning.pattern import Pattern
-from prunerzero.pruning.pruner import plan_sparsities
+from prunerzero.pruning.pruner import DenseStatistics, plan_sparsities
 from prunerzero.recipe import Recipe
-from prunerzero.statistics.cache import Statistics, gather_statistics, model_hash
 from prunerzero.study import Study
 
 VALIDATION_WINDOWS = 8
@@ -56,6 +54,8 @@ PAPER_WINDOWS = 4
 PAPER_TERMINALS, TERMINALS = frozenset("WGX"), frozenset("WAFXG")
 # Where the first candidate is Wanda, that is all it needs.
 FIRST_TERMINALS = frozenset("WAX")
+# What storing gradients in bfloat16 did to masks, where they are on disk.
+ROUNDING_EVENT = "rounding"
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,7 @@ def search(
     dtype: str | None = None,
     device: str | None = None,
     selection: Selection = EVERYTHING,
+    stream: bool = False,
     observe: Observer = silent,
     report: Report = silent,
 ) -> SearchResult:
@@ -170,6 +171,7 @@ def search(
         dtype: precision of the passes; None takes bfloat16 where the hardware has it.
         device: where to run; None takes the first GPU, else the CPU.
         selection: which blocks and matrices are pruned.
+        stream: have one block in memory at a time (`docs/streaming.md`).
         observe: called after each candidate.
         report: called with a step's name, the parts done and their number.
 
@@ -183,21 +185,17 @@ def search(
     check_preset(preset, pattern, genome, bool(guesses))
     timings: dict[str, float] = {}
     clock = _Clock(timings)
-    # There is no autocast to float32, so weights are loaded in it when it is asked for.
-    exact = "float32" if dtype == "float32" else None
-    network, tokenizer = load_model(model, device=device, dtype=exact)
-    if tokenizer is None:
+    bench = (StreamedModel if stream else WholeModel)(model, dtype, device, selection)
+    if bench.tokenizer is None:
         raise InputError(f"model '{model}': searching on text needs its tokenizer, it has none")
-    check_length(sequence_length, context_limit(network))
-    compute = compute_for(network, dtype)
-    blocks = find_blocks(network, selection)
-    matrices = [matrix for block in blocks for matrix in block.matrices]
+    check_length(sequence_length, bench.context)
+    compute = bench.compute
     for recipe in (Recipe.named("wanda"), *guesses):
-        plan_sparsities(blocks, recipe, pattern)
-    plan = RungPlan(length=min(RungPlan.length, sequence_length))
+        plan_sparsities(bench.blocks, recipe, pattern)
+    plan = bench.plan(RungPlan(length=min(RungPlan.length, sequence_length)))
     settings = SearchSettings(
         model=model,
-        model_hash=model_hash(network),
+        model_hash=bench.identity,
         pattern=str(pattern),
         preset=preset,
         genome=genome,
@@ -206,36 +204,34 @@ def search(
         calibration=calibration,
         samples=samples,
         sequence_length=sequence_length,
-        compute=f"{compute.device.type}, {str(compute.dtype).removeprefix('torch.')}",
+        compute=", ".join(
+            [compute.device.type, str(compute.dtype).removeprefix("torch.")]
+            + [STREAMED] * bench.streamed
+        ),
         rungs=asdict(plan),
         selection=asdict(selection),
     )
-    texts = _Texts(calibration, tokenizer, settings, plan)
+    texts = _Texts(calibration, bench.tokenizer, settings, plan)
     clock.lap("loading")
     with Study.open_or_create(study, settings.model_dump(mode="json")) as store:
-        asked = frozenset("R" if is_mixture(matrices) else "").union(
+        asked = frozenset("R" if is_mixture(bench.matrices) else "").union(
             *(guess.terminals for guess in guesses)
         )
 
-        def gather(terminals: frozenset[str]) -> Statistics:
-            return gather_statistics(
-                network,
-                matrices,
-                texts.calibration.tokens,
-                terminals | asked,
-                compute,
-                lambda done: report("statistics", done, samples),
-            )
+        def gather(terminals: frozenset[str]) -> DenseStatistics:
+            return bench.gather(texts.calibration.tokens, terminals | asked, report)
 
-        masker = Masker(
-            network,
-            matrices,
-            gather(PAPER_TERMINALS if preset == "paper" else FIRST_TERMINALS),
-            pattern,
+        wanted = PAPER_TERMINALS if preset == "paper" else TERMINALS
+        # Reading all weights twice for an early first row would not be worth it.
+        early = preset != "paper" and not stream
+        masker = bench.masker(
+            texts.calibration.tokens, gather(FIRST_TERMINALS if early else wanted), pattern
         )
+        if isinstance(bench, StreamedModel) and not store.events(ROUNDING_EVENT):
+            store.add_event(ROUNDING_EVENT, bench.rounding)
         deadline = Deadline()
         judge, strategy = _players(
-            preset, settings, guesses, masker, texts, compute, plan, store, deadline
+            preset, settings, guesses, masker, texts, bench, plan, store, deadline
         )
         loop = Loop(store, strategy, judge, masker, pattern)
         loop.replay()
@@ -244,7 +240,8 @@ def search(
                 loop.advance()  # in the study before the long pass for gradients
                 observe(_status(loop, judge, budget, 0.0, 1, 1))
             masker.restore()
-            masker.use(gather(TERMINALS))
+            if early:
+                masker.use(gather(wanted))
         clock.lap("statistics")
         _run(loop, store, judge, budget, deadline, observe)
         masker.restore()
@@ -253,7 +250,7 @@ def search(
             raise InputError(f"study {store.path}: no candidate could be measured")
         individuals = list(loop.individuals.values())
         finalists = choose_finalists(individuals, loop.incumbent, masker, judge.log_ratio)
-        comparison = Comparison(network, blocks, texts.calibration.tokens, compute, report=report)
+        comparison = bench.comparison(texts.calibration.tokens, report)
         closing = Closer(store, comparison, pattern, texts.validation, texts.heldout).close(
             finalists, best_formula(individuals, pattern)
         )
@@ -325,16 +322,17 @@ def _players(
     guesses: Sequence[Recipe],
     masker: Masker,
     texts: _Texts,
-    compute: Compute,
+    bench: Workbench,
     plan: RungPlan,
     store: Study,
     deadline: Deadline,
 ) -> tuple[Judge, Strategy]:
     if preset == "paper":
         texts.paper_selection.require(Split.SELECTION)
-        judge = PerplexityJudge(masker, texts.paper_selection, compute)
+        judge = PerplexityJudge(masker, texts.paper_selection, bench.compute)
         return judge, PaperStrategy(settings.seed)
-    incumbent_judge = IncumbentJudge(masker, texts.selection, compute, plan)
+    uniform = masker.pattern.is_nm or settings.genome == "formula"
+    incumbent_judge = bench.judge(masker, texts.selection, plan, uniform)
     seed = settings.seed
     shapes = [matrix.shape for matrix in masker.matrices]
     families = {matrix.kind: matrix.family for matrix in masker.matrices}
@@ -351,7 +349,7 @@ def _players(
             guesses,
             shapes,
             families,
-            RecordedGuide(store, masker, incumbent_judge, deadline),
+            RecordedGuide(store, masker, incumbent_judge, bench.measure_guidance, deadline),
             masker.pattern,
             formula_only=settings.genome == "formula",
             mixture=is_mixture(masker.matrices),

@@ -14,6 +14,8 @@ from prunerzero.pruning.pattern import Pattern
 Preset = Literal["default", "paper", "random", "evopress"]
 GenomeKind = Literal["recipe", "formula"]
 
+STREAMED = "streamed"
+
 # The paper's population and iterations, one proposal each.
 PAPER_POPULATION = 50
 PAPER_ITERATIONS = 300
@@ -104,7 +106,7 @@ class SearchSettings(BaseModel):
         calibration: text source, for all four splits.
         samples: calibration windows.
         sequence_length: tokens in a calibration, validation or held-out window.
-        compute: device type and precision of the passes.
+        compute: device type and precision of the passes, and `STREAMED` if they are.
         rungs: sizes of the fitness ladder.
         selection: what is pruned, as a `Selection`.
     """

@@ -10,6 +10,7 @@ from torch import nn
 
 from prunerzero.errors import InputError
 
+AUTO = "auto"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -69,12 +70,12 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def find_device(name: str | None) -> torch.device:
-    """The device called ``name``; None takes the first GPU, else the CPU.
+    """The device called ``name``; None and ``auto`` take the first GPU, else the CPU.
 
     Raises:
         InputError: if this machine has no such device.
     """
-    if name is None:
+    if name is None or name == AUTO:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,10 +18,15 @@ from prunerzero.files import atomic_directory
 from prunerzero.models.acceleration import PATTERN
 from prunerzero.models.acceleration import accelerate as make_semi_structured
 from prunerzero.models.compute import DTYPES, find_device
+from prunerzero.models.finite import is_finite
 from prunerzero.models.hub import reachable
 from prunerzero.models.names import check_model_name, converted_directory, gguf_file
+from prunerzero.models.placement import place
+from prunerzero.packing.checkpoint import DenseCheckpoint
 from prunerzero.packing.index import is_packed
 from prunerzero.packing.loading import load_packed
+
+_NUMBER = re.compile(r"\.(\d+)\.")
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +45,8 @@ def load_model(
         name: hub id, checkpoint directory (packed ones too), ``.gguf`` file, or ``smollm2`` (the
             demo model: dequantised 4-bit weights of SmolLM2-135M-Instruct).
         dtype: type of the weights; None keeps the checkpoint's.
-        device: ``cpu``, ``cuda:0``...; None takes the first GPU, else the CPU.
+        device: ``cpu``, ``cuda:0``...; None takes the first GPU, else the CPU; ``auto`` spreads the
+            blocks over all GPUs (`prunerzero.models.placement`).
         trust_remote_code: run code that comes with the checkpoint.
         accelerate: ``2:4`` makes matrices of that pattern semi-structured sparse tensors, on a GPU
             and in half precision; what that brought is in ``model.acceleration`` and logged.
@@ -48,19 +55,21 @@ def load_model(
         ``(model, tokenizer)``; the tokenizer is None where the directory holds none.
 
     Raises:
-        InputError: if there is no such model, it cannot be read, is quantised, weights are missing
-            in it, or it cannot be accelerated.
+        InputError: if there is no such model, it cannot be read, is quantised, is not what its
+            config.json says, holds NaN or infinity, or cannot be accelerated.
     """
     name = os.fspath(name)
     if accelerate not in (None, PATTERN):
         raise InputError(f"accelerate '{accelerate}': only '{PATTERN}' is known")
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"dtype '{dtype}': not one of {', '.join(DTYPES)}")
-    target = find_device(device)
+    find_device(device)
     source = locate_model(name)
     local = Path(source).is_dir() or not reachable(source)
     options = {"local_files_only": local, "trust_remote_code": trust_remote_code}
     load = load_packed if is_packed(source) else AutoModelForCausalLM.from_pretrained
+    if Path(source).is_dir() and not is_packed(source):
+        DenseCheckpoint.open(Path(source))  # transformers names no damaged file
     try:
         model, loading = load(
             source,
@@ -76,22 +85,45 @@ def load_model(
         Exception
     ) as error:  # damaged or foreign checkpoints fail in many ways, none of them ours
         raise InputError(f"model '{name}': cannot be loaded: {first_line(error)}") from error
-    # transformers fills these with random numbers and says so in a warning only.
-    wrong = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
-    if wrong:
-        raise InputError(
-            f"model '{name}': {len(wrong)} tensors of its configuration are not in its weight "
-            f"files or have another shape there, first {wrong[0]}"
-        )
     if getattr(model.config, "quantization_config", None) is not None:
         raise InputError(
             f"model '{name}': is quantised: its weights cannot be pruned, give the original"
         )
-    model = model.eval().requires_grad_(False).to(target)
+    _check_names(name, model, loading)
+    for key, parameter in model.named_parameters():
+        if not is_finite(parameter):
+            raise InputError(f"model '{name}': tensor '{key}' holds NaN or infinity")
+    model = place(model.eval().requires_grad_(False), device)
     if accelerate is not None:
         model.acceleration = make_semi_structured(model)
         logger.info("%s: %s", name, model.acceleration)
     return model, load_tokenizer(source, options)
+
+
+def _check_names(name: str, model: nn.Module, loading: dict[str, Any]) -> None:
+    """Refuses a checkpoint that config.json lies about; transformers makes up what is missing."""
+    if wrong := sorted(loading["mismatched_keys"]):
+        key, found, wanted = wrong[0]
+        raise InputError(
+            f"model '{name}': tensor '{key}': is {list(found)} in the weight files, but "
+            f"config.json makes it {list(wanted)}"
+        )
+    if gone := sorted(loading["missing_keys"]):
+        raise InputError(
+            f"model '{name}': {len(gone)} tensors of the configuration are not in the weight "
+            f"files, first {gone[0]}"
+        )
+    known = model.state_dict()
+    for key in sorted(loading["unexpected_keys"]):
+        # Those of further blocks; of others the model may well make nothing.
+        block = _NUMBER.search(key)
+        if block and _NUMBER.sub(".0.", key) in known:
+            first = _NUMBER.sub(".0.", key)
+            blocks = sum(_NUMBER.sub(".0.", other) == first for other in known)
+            raise InputError(
+                f"model '{name}': tensor '{key}': belongs to block {block[1]}, but config.json "
+                f"says that the model has {blocks}, numbered from 0"
+            )
 
 
 def locate_model(name: str) -> str:

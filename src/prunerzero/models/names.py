@@ -32,8 +32,7 @@ def check_model_name(name: str | os.PathLike[str]) -> None:
     if name in ALIASES:
         asset_path(ALIASES[name])
     elif name.strip() and path.is_dir():
-        if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
-            raise InputError(f"model '{name}': an adapter; merge it into its base model first")
+        refuse_adapter(path)
         if not (path / "config.json").is_file():
             raise InputError(f"model '{name}': the directory holds no config.json")
     elif path.is_file():
@@ -45,6 +44,19 @@ def check_model_name(name: str | os.PathLike[str]) -> None:
         raise InputError(
             f"model '{name}': not a directory, not an alias ({', '.join(ALIASES)}), "
             "and not a hub id (owner/name)"
+        )
+
+
+def refuse_adapter(directory: Path) -> None:
+    """Refuses a directory that holds changes to a model rather than one.
+
+    Raises:
+        InputError: it holds a LoRA adapter.
+    """
+    if (directory / "adapter_config.json").is_file():
+        raise InputError(
+            f"model '{directory}': an adapter (adapter_config.json); merge it into its base model "
+            "first, and give that"
         )
 
 

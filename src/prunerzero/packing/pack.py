@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from prunerzero.errors import InputError
-from prunerzero.files import atomic_directory
+from prunerzero.files import SPARE, atomic_directory, free_space, require_space
 from prunerzero.packing.checkpoint import DenseCheckpoint, copy_others
 from prunerzero.packing.container import ShardWriter, part_name
 from prunerzero.packing.encoding import Bits, Encoding, Packed, encode
@@ -62,6 +62,9 @@ def pack(
     if is_packed(source):
         raise InputError(f"checkpoint {source}: is packed ({INDEX}); it can be exported to dense")
     checkpoint = DenseCheckpoint.open(source)
+    if free_space(output) < checkpoint.nbytes + SPARE:  # only then is it worth reading all twice
+        sizes = (encode(checkpoint.read(tensor)).nbytes for tensor in checkpoint.tensors)
+        require_space(output, sum(sizes))
     shards = spread(checkpoint.tensors, STEM, shard_bytes)
     entries: dict[str, Entry] = {}
     with atomic_directory(output) as temporary:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from prunerzero.errors import InputError
-from prunerzero.files import atomic_directory, write_json
+from prunerzero.files import atomic_directory, require_space, write_json
 from prunerzero.packing.checkpoint import SHARDED, copy_others
 from prunerzero.packing.index import INDEX, is_packed
 from prunerzero.packing.pack import Export, count_encodings
@@ -37,6 +37,7 @@ def unpack(
         raise InputError(f"checkpoint {source}: not packed, as it holds no {INDEX}")
     checkpoint = PackedCheckpoint.open(source)
     tensors = [checkpoint.info(name) for name in checkpoint.entries]
+    require_space(output, sum(tensor.nbytes for tensor in tensors))
     shards = spread(tensors, "model", shard_bytes)
     with atomic_directory(output) as temporary:
         copy_others(source, temporary)

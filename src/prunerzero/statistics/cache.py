@@ -54,7 +54,9 @@ class Statistics:
 
     def of(self, matrix: Matrix, terminals: frozenset[str]) -> dict[str, Tensor]:
         """The data terminals of one matrix: ``[1, in]`` activations, ``[out, in]`` gradients."""
-        return finish(terminals, self._raw[matrix.name], self._sample)
+        device = matrix.parameter.device  # a model may be spread over several
+        raw = {name: sums.to(device) for name, sums in self._raw[matrix.name].items()}
+        return finish(terminals, raw, self._sample)
 
 
 def gather_statistics(

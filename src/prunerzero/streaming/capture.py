@@ -148,6 +148,31 @@ class Frame:
                     self._run(ids, stop)
                 yield found[0]
 
+    @torch.no_grad()
+    def entered(self, ids: Tensor) -> tuple[Tensor, Calls]:
+        """The first block's input for one batch, and what all blocks are called with.
+
+        Args:
+            ids: token ids ``[batch, length]``.
+        """
+        with self._store.loaded_outside(head=False):
+            inputs, calls = self._captured(ids)
+        return inputs[0], calls
+
+    def logits(self, batches: Iterable[Tensor], last: Iterable[Tensor]) -> Iterator[Tensor]:
+        """What the head makes of the last block's outputs; keeps the graph where gradients are on.
+
+        Args:
+            batches: token ids ``[batch, length]``.
+            last: the last block's output for each of them.
+
+        Yields:
+            ``[batch, length, vocabulary]``.
+        """
+        with self._store.loaded_outside(head=True):
+            for ids, hidden in zip(batches, last, strict=True):
+                yield self._headed(ids.to(self._compute.device), hidden)
+
     def head_gradients(self, ids: Sequence[Tensor], states: Iterable[Tensor]) -> Iterator[Tensor]:
         """Gradients of the mean token loss of each window with respect to the last hidden states.
 
@@ -165,20 +190,23 @@ class Frame:
                 yield leaf.grad
 
     def _loss(self, window: Tensor, last: Tensor, positions: slice | None) -> Tensor:
+        with self._compute.autocast():
+            if positions is None:
+                logits = self._headed(window, last)
+                return F.cross_entropy(logits[0, :-1].float(), window[0, 1:])
+            rows = torch.arange(window.shape[1], device=window.device)[positions]
+            logits = self._headed(window, last, logits_to_keep=rows)
+            total = F.cross_entropy(logits[0].float(), window[0, rows + 1], reduction="sum")
+            return total / (window.shape[1] - 1)
+
+    def _headed(self, ids: Tensor, last: Tensor, **kept: Any) -> Tensor:
         def stand_in(index: int, hidden: Tensor, _: BlockCall) -> Any:
             is_last = index == len(self._blocks) - 1
             return self._wrapped(index, last if is_last else hidden)
 
-        kept: dict[str, Any] = {}
-        if positions is not None:
-            rows = torch.arange(window.shape[1], device=window.device)[positions]
-            kept["logits_to_keep"] = rows
         with _replaced(self._blocks, stand_in), self._compute.autocast():
-            logits = self._model(window, use_cache=False, **kept).logits
-            if positions is None:
-                return F.cross_entropy(logits[0, :-1].float(), window[0, 1:])
-            total = F.cross_entropy(logits[0].float(), window[0, rows + 1], reduction="sum")
-            return total / (window.shape[1] - 1)
+            logits: Tensor = self._model(ids, use_cache=False, **kept).logits
+        return logits
 
     def _portions(self, length: int) -> list[slice | None]:
         """Positions whose logits are worked on at once; None for all of them."""

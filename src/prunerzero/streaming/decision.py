@@ -5,12 +5,15 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from prunerzero.evolution.settings import STREAMED
 from prunerzero.models.names import converted_directory, gguf_file
 from prunerzero.streaming.journal import Journal, work_directory
 from prunerzero.streaming.memory import available_memory
+from prunerzero.study import Study
 
-# Pruning in memory takes the weights and about as much again for scores, statistics and states.
-SHARE = 0.5
+# Pruning in memory takes the weights and about as much again for scores, statistics and states; a
+# search a dense copy more, and statistics of all matrices at once.
+_PORTIONS = {2: "half", 4: "a quarter"}
 
 
 def reason_to_stream(model: str, output: Path) -> str | None:
@@ -23,11 +26,30 @@ def reason_to_stream(model: str, output: Path) -> str | None:
     work = work_directory(output)
     if Journal(work).exists():
         return f"streaming: going on with {work}"
+    return _short_memory(model, 2)
+
+
+def reason_to_search_streamed(model: str, study: Path) -> str | None:
+    """Why a search should be streamed, in one line; None if it should not be.
+
+    Args:
+        model: the model's name, checked.
+        study: the study's file; one that exists goes on as it was begun.
+    """
+    if not study.exists():
+        return _short_memory(model, 4)
+    with Study.open(study) as opened:
+        streamed = str(opened.settings.get("compute", "")).endswith(STREAMED)
+    return f"streaming: going on with {study}" if streamed else None
+
+
+def _short_memory(model: str, portion: int) -> str | None:
+    """Says if the weights are more than a half (2), a third (3)... of the free memory."""
     free, weights = available_memory(), weight_bytes(model)
-    if free is None or weights is None or weights <= SHARE * free:
+    if free is None or weights is None or weights * portion <= free:
         return None
     return (
-        f"streaming: the weights are {weights / 1e9:.1f} GB, more than half of the "
+        f"streaming: the weights are {weights / 1e9:.1f} GB, more than {_PORTIONS[portion]} of the "
         f"{free / 1e9:.1f} GB of free memory; --no-stream loads them whole"
     )
 

@@ -89,18 +89,21 @@ class DensePass:
 
     def of(self, matrix: Matrix, terminals: frozenset[str]) -> dict[str, Tensor]:
         """The data terminals of one matrix: ``[1, in]`` activations, ``[out, in]`` gradients."""
+        return finish(terminals, self.raw_of(matrix), self._sample)
+
+    def raw_of(self, matrix: Matrix) -> dict[str, Tensor]:
+        """The raw sums of one matrix, float32."""
         if self._open is None or self._open[0] != matrix.block:
             kinds = [FORWARD_SUMS] * bool(self._sums) + [GRADIENT_SUMS] * self._backward
             files = [WeightFile.open(self._path(kind, matrix.block)) for kind in kinds]
             self._open = matrix.block, files
-        raw = {
+        return {
             kind: read_tensor(file, name).to(self._compute.device)
             for file in self._open[1]
             for name in file.tensors
             for kind, owner in [name.split("/", 1)]
             if owner == matrix.name
         }
-        return finish(terminals, raw, self._sample)
 
     def gather(self) -> None:
         """Runs what the journal does not say is done."""
@@ -122,6 +125,13 @@ class DensePass:
             self._go_back(chain, calls)
         self._journal.commit(dense=True)
         self._clear()
+
+    def discard(self) -> None:
+        """Deletes the sums."""
+        self._open = None
+        for kind in (FORWARD_SUMS, GRADIENT_SUMS):
+            for path in self._journal.folder.glob(f"{kind}-*"):
+                path.unlink()
 
     def _forward(self, chain: StreamedReplay) -> None:
         start, count = self._journal.done.get("forward", 0), len(self._blocks)

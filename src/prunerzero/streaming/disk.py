@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunerzero.errors import InputError
+from prunerzero.files import require_space
 from prunerzero.models.blocks import Block
 from prunerzero.packing.checkpoint import DenseCheckpoint
 from prunerzero.statistics.collectors import GRADIENT
-
-SPARE = 16 * 2**20  # bytes; tokenizer, records, headers
 
 
 @dataclass(frozen=True)
@@ -74,11 +71,4 @@ class Demand:
         Raises:
             InputError: it is not enough.
         """
-        free = shutil.disk_usage(folder).free
-        wanted = self.weights + self.work + SPARE
-        if free < wanted:
-            raise InputError(
-                f"disk of {folder.parent}: {free / 1e9:.2f} GB free, but {wanted / 1e9:.2f} GB are "
-                f"needed ({self.weights / 1e9:.2f} for the checkpoint, {self.work / 1e9:.2f} for "
-                "what is kept until it is complete)"
-            )
+        require_space(folder.parent, self.weights, self.work)

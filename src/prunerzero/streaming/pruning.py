@@ -12,14 +12,13 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 
 from prunerzero import __version__
 from prunerzero.errors import InputError
 from prunerzero.metric import Metric
-from prunerzero.models.blocks import EVERYTHING, Block, Selection, coverage, find_blocks
-from prunerzero.models.compute import Compute, compute_for, find_device
-from prunerzero.models.loading import load_tokenizer
+from prunerzero.models.blocks import EVERYTHING, Block, Selection, coverage
+from prunerzero.models.compute import Compute
 from prunerzero.packing.checkpoint import DenseCheckpoint, copy_others
 from prunerzero.progress import Report, silent
 from prunerzero.pruning.calibration import calibration_windows, describe
@@ -45,13 +44,10 @@ from prunerzero.streaming.chain import StreamedReplay
 from prunerzero.streaming.dense import DensePass
 from prunerzero.streaming.disk import Demand
 from prunerzero.streaming.journal import Journal, work_directory
-from prunerzero.streaming.skeleton import build_skeleton, read_config
+from prunerzero.streaming.opening import open_model
 from prunerzero.streaming.source import (
     check_finite,
     fingerprint,
-    local_checkpoint,
-    open_checkpoint,
-    weights_dtype,
 )
 from prunerzero.streaming.store import WeightStore
 from prunerzero.streaming.target import Target
@@ -109,29 +105,23 @@ def prune_streamed(
         recipe.check_rankable()
         recipe = Recipe(metric=recipe)
     name, target = os.fspath(source), Path(os.path.realpath(output))
-    directory = local_checkpoint(name)
-    checkpoint = open_checkpoint(directory)
-    config = read_config(directory)
-    kind = weights_dtype(config, checkpoint, dtype)
-    # Compute follows from where weights lie and their type; the skeleton's lie nowhere.
-    compute = compute_for(nn.Linear(1, 1, device=find_device(device), dtype=kind), dtype)
-    model = build_skeleton(config, kind, compute.device)
-    blocks = find_blocks(model, selection)
+    opened = open_model(name, dtype, device, selection)
+    directory, checkpoint, blocks = opened.directory, opened.checkpoint, opened.blocks
     sparsities = plan_sparsities(blocks, recipe, pattern)
-    store = WeightStore(model, blocks, checkpoint, kind, compute.device)
     needed = raw_sums(recipe.terminals)
     tokens, described = None, None
     if needed:
-        tokenizer = load_tokenizer(str(directory), {"local_files_only": True})
-        windows = calibration_windows(model, tokenizer, calibration, samples, sequence_length, seed)
+        windows = calibration_windows(
+            opened.model, opened.tokenizer(), calibration, samples, sequence_length, seed
+        )
         tokens, described = windows.tokens, describe(windows)
-    settings = run_settings(recipe, pattern, sequential, seed, selection, compute, described)
+    settings = run_settings(recipe, pattern, sequential, seed, selection, opened.compute, described)
     with Journal(work_directory(target)) as journal, _reasons(journal):
         _check_output(target, journal)
         run = _Run(
-            Frame(model, blocks, store, compute),
+            opened.frame,
             blocks,
-            store,
+            opened.store,
             Target(journal.folder / FILES, directory, checkpoint),
             journal,
             recipe,
@@ -139,11 +129,13 @@ def prune_streamed(
             sparsities,
             tokens,
             sequential,
-            compute,
+            opened.compute,
             report,
         )
         if not journal.open(_identity(settings, directory, checkpoint)):
-            demand = Demand.of(checkpoint, blocks, config, kind, tokens, *run.sums)
+            demand = Demand.of(
+                checkpoint, blocks, opened.model.config, opened.dtype, tokens, *run.sums
+            )
             demand.check(journal.folder)
             check_finite(checkpoint, report)
             run.begin()

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from prunerzero.errors import InputError
+from prunerzero.models.finite import is_finite
 from prunerzero.models.hub import reachable
 from prunerzero.models.loading import locate_model
+from prunerzero.models.names import refuse_adapter
 from prunerzero.packing.checkpoint import DenseCheckpoint
 from prunerzero.packing.encoding import Bits
 from prunerzero.packing.index import INDEX, is_packed
@@ -22,7 +24,6 @@ from prunerzero.progress import Report, silent
 
 # What a hub snapshot needs; the same weights in other formats are left there.
 WANTED = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
-PORTION = 1 << 22  # weights checked at once
 
 
 def local_checkpoint(name: str) -> Path:
@@ -34,7 +35,6 @@ def local_checkpoint(name: str) -> Path:
     Raises:
         InputError: there is no such model, or it is an adapter.
     """
-    _refuse_adapter(Path(name))
     source = locate_model(name)
     if Path(source).is_dir():
         return Path(source)
@@ -55,7 +55,7 @@ def open_checkpoint(directory: Path) -> DenseCheckpoint:
     Raises:
         InputError: it is an adapter, quantised or packed, or a file is missing or damaged.
     """
-    _refuse_adapter(directory)
+    refuse_adapter(directory)
     if is_packed(directory):
         raise InputError(
             f"checkpoint {directory}: is packed ({INDEX}); `prunerzero export` it to dense first, "
@@ -81,20 +81,9 @@ def check_finite(checkpoint: DenseCheckpoint, report: Report = silent) -> None:
     """
     for done, (info, file) in enumerate(checkpoint.tensors.items(), start=1):
         tensor = as_tensor(checkpoint.read(info), info)
-        if tensor.is_floating_point() and tensor.itemsize > 1 and not _is_finite(tensor):
+        if not is_finite(tensor):
             raise InputError(f"{file.path}: tensor '{info.name}' holds NaN or infinity")
         report("checking weights", done, len(checkpoint.tensors))
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    # A sum is finite only if its terms are (if it is not, they may still be), and takes one reading
-    # and no memory but a portion's in float32.
-    portions = tensor.reshape(-1).split(PORTION)
-    wide = torch.float64 if tensor.itemsize == 8 else torch.float32
-    return all(
-        bool(torch.isfinite(part.sum(dtype=wide)) or torch.isfinite(part).all())
-        for part in portions
-    )
 
 
 def as_tensor(bits: Bits, info: TensorInfo) -> Tensor:
@@ -132,11 +121,3 @@ def weights_dtype(config: Any, checkpoint: DenseCheckpoint, dtype: str | None) -
         return declared
     stored = [DTYPES[info.dtype] for info in checkpoint.tensors if info.dtype in DTYPES]
     return next((kind for kind in stored if kind.is_floating_point), torch.float32)
-
-
-def _refuse_adapter(directory: Path) -> None:
-    if (directory / "adapter_config.json").is_file():
-        raise InputError(
-            f"checkpoint {directory}: a LoRA adapter (adapter_config.json), not a model; merge it "
-            "into its base model and prune that"
-        )
