@@ -221,7 +221,7 @@ def test_an_unusable_recipe_has_no_fingerprint(bench):
 def test_statistics_are_those_of_the_dense_model(bench):
     masker = bench().masker
     fresh = masker.mask(RECIPES["gradients"], masker.matrices[3], Pattern.parse("50%").sparsity)
-    masker._inputs.clear()
+    masker._inputs.forget()
     masker.apply(RECIPES["column"])
     again = masker.mask(RECIPES["gradients"], masker.matrices[3], Pattern.parse("50%").sparsity)
     assert torch.equal(fresh, again)

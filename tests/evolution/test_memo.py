@@ -11,7 +11,7 @@ def test_a_value_is_computed_once():
     memo = Memo(10 * OVERHEAD)
     first = memo.recall("a", entry(1))
     assert memo.recall("a", entry(2)) is first
-    memo.clear()
+    memo.forget()
     assert memo.bytes == 0
     assert memo.recall("a", entry(2))[0] == 2
 

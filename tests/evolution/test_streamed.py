@@ -94,7 +94,7 @@ def test_only_the_probes_stay_in_memory(pair):
     masker.model(make_tokens(2, 16))
     masker.probe_masks(ALLOCATED)
     assert set(masker.dense.weights) == names
-    assert not masker._inputs
+    assert not masker._inputs.bytes
     assert all(parameter.is_meta for parameter in masker.model._opened.model.parameters())
 
 

@@ -44,6 +44,7 @@ class Masker:
         matrices: its prunable matrices.
         statistics: statistics of the dense model.
         pattern: what may be zero.
+        dense: copies of the dense weights, by default made now.
     """
 
     def __init__(
@@ -52,11 +53,12 @@ class Masker:
         matrices: Sequence[Matrix],
         statistics: DenseStatistics,
         pattern: Pattern,
+        dense: DenseWeights | None = None,
     ) -> None:
         self.model = model
         self.matrices = list(matrices)
         self.pattern = pattern
-        self.dense = DenseWeights(self.matrices)
+        self.dense = dense or DenseWeights(self.matrices)
         self._shapes = [matrix.shape for matrix in self.matrices]
         self._statistics = statistics
         self._inputs = Memo(INPUT_BYTES)
@@ -66,8 +68,8 @@ class Masker:
     def use(self, statistics: DenseStatistics) -> None:
         """Takes statistics that hold more terminals than those it was made with."""
         self._statistics = statistics
-        self._inputs.clear()
-        self._memo.clear()
+        self._inputs.forget()
+        self._memo.forget()
 
     def fingerprint(self, recipe: Recipe) -> str:
         """Hash of the recipe's masks on a few probe matrices and of its sparsity everywhere.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from typing import Any
 
 from torch import Tensor
 
@@ -44,11 +45,11 @@ class Memo:
                     self.bytes -= _size(oldest)
         return parts
 
-    def clear(self) -> None:
-        """Forgets everything."""
+    def forget(self, chosen: Callable[[Any], bool] = lambda _: True) -> None:
+        """Forgets the entries whose keys are chosen, by default all."""
         with self._lock:
-            self._entries.clear()
-            self.bytes = 0
+            for key in [key for key in self._entries if chosen(key)]:
+                self.bytes -= _size(self._entries.pop(key))
 
 
 def _size(parts: Parts) -> int:

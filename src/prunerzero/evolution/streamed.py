@@ -16,8 +16,7 @@ from torch import Tensor
 from prunerzero.evaluation.divergence import DenseReference, position_kl
 from prunerzero.evolution.genome import FACTORS
 from prunerzero.evolution.guidance import Guidance, _derivatives, _finite
-from prunerzero.evolution.masking import MEMO_BYTES, PROBES, Masker, _spread
-from prunerzero.evolution.memo import Memo
+from prunerzero.evolution.masking import Masker
 from prunerzero.models.blocks import Block, Matrix
 from prunerzero.models.replay import run_block
 from prunerzero.models.snapshot import DenseWeights
@@ -46,15 +45,9 @@ class StreamedMasker(Masker):
         self, opened: Opened, tokens: Tensor, statistics: DenseStatistics, pattern: Pattern
     ) -> None:
         self.opened = opened
-        self.model = self.streamed = StreamedModel(opened, tokens)
-        self.matrices = [matrix for block in opened.blocks for matrix in block.matrices]
-        self.pattern = pattern
-        self.dense = DenseWeights(())
-        self._shapes = [matrix.shape for matrix in self.matrices]
-        self._statistics = statistics
-        self._inputs = {}
-        self._memo = Memo(MEMO_BYTES)
-        self._probes = _spread(self.matrices, PROBES)
+        self.streamed = StreamedModel(opened, tokens)
+        matrices = [matrix for block in opened.blocks for matrix in block.matrices]
+        super().__init__(self.streamed, matrices, statistics, pattern, DenseWeights(()))
         self._recipe: Recipe | None = None
         for block in opened.blocks:
             probes = [probe for probe in self._probes if probe.block == block.index]
@@ -114,8 +107,7 @@ class StreamedMasker(Masker):
                     del self.dense.weights[matrix.name]
 
     def _forget(self, matrix: Matrix) -> None:
-        for key in [key for key in self._inputs if key[0] == matrix.name]:
-            del self._inputs[key]
+        self._inputs.forget(lambda key: key[0] == matrix.name)
 
 
 @dataclass
