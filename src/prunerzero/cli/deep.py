@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from prunerzero.cli.common import note, print_table
-from prunerzero.evaluation.deep import DeepEvaluation, Divergences
-from prunerzero.evaluation.frequency import FrequencyBand
-from prunerzero.evaluation.generation import Continuation
-from prunerzero.evaluation.perplexity import Estimate, Interval
+
+if TYPE_CHECKING:
+    from prunerzero.evaluation.deep import DeepEvaluation, Divergences
+    from prunerzero.evaluation.frequency import FrequencyBand
+    from prunerzero.evaluation.generation import Continuation
+    from prunerzero.evaluation.perplexity import Estimate, Interval
 
 
 def print_deep(found: DeepEvaluation) -> None:
@@ -68,7 +72,7 @@ def _print_blocks(found: DeepEvaluation) -> None:
     print_table(
         ("block", "alone", "with those before"),
         [(each.block, f"{each.local:.4f}", f"{each.cumulative:.4f}") for each in found.blocks],
-        title="Relative output error of each block, mean over tokens",
+        title="Relative output error, mean over tokens",
     )
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prunerzero.cli.common import note, print_table
-from prunerzero.evaluation.published import (
-    DENSE,
-    PublishedValue,
-    published_contexts,
-    published_values,
-)
 from prunerzero.pruning.checkpoint import pruned_from
+
+if TYPE_CHECKING:
+    from prunerzero.evaluation.published import PublishedValue
 
 
 def names_and_pattern(model: str, loaded: Any) -> tuple[tuple[str, ...], str]:
@@ -21,6 +18,8 @@ def names_and_pattern(model: str, loaded: Any) -> tuple[tuple[str, ...], str]:
         model: its name as the user gave it.
         loaded: the model itself.
     """
+    from prunerzero.evaluation.published import DENSE
+
     names = {model, str(getattr(loaded.config, "_name_or_path", ""))}
     origin = pruned_from(model)
     if origin is None:
@@ -33,6 +32,8 @@ def published_beside(
     names: tuple[str, ...], text: str, context: int, pattern: str | None = None
 ) -> list[PublishedValue]:
     """What was published for a model on a text; says so where only other contexts were."""
+    from prunerzero.evaluation.published import published_contexts, published_values
+
     found = published_values(names, text, context, pattern)
     contexts = published_contexts(names, text)
     if contexts and context not in contexts:
