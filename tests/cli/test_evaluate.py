@@ -1,4 +1,6 @@
+import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -144,6 +146,12 @@ def test_deep_needs_a_dense_model_and_a_text_to_count(model, pruned, texts, refu
     assert "name the dense model with --against" in refuse("evaluate", model, "--deep", *text)
     line = refuse("evaluate", model, "--deep", "--against", "./nowhere", *text)
     assert "'./nowhere': no such file" in line
+    lost = shutil.copytree(pruned, tmp_path / "lost")
+    record = json.loads((lost / "pruning.json").read_text())
+    (lost / "pruning.json").write_text(json.dumps(record | {"model": "./gone"}))
+    line = refuse("evaluate", lost, "--deep", *text)
+    assert "'./gone': no such file or directory; it is what" in line
+    assert line.endswith("was pruned from: give --against")
     # Wikipedia is what tokens are counted in, and the cache is empty here.
     line = refuse("evaluate", model, "--deep", "--against", model, *text)
     assert "prunerzero assets fetch" in line

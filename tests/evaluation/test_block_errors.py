@@ -17,7 +17,9 @@ def altered(family="llama", block=1):
 
 
 def errors(model, dense, tokens):
-    return block_errors(model, dense, tokens, compute_for(model), compute_for(dense))
+    return block_errors(
+        model, dense, tokens, compute_for(model, "float32"), compute_for(dense, "float32")
+    )
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "opt"])

@@ -20,7 +20,12 @@ def perturbed(strength):
 
 def compare(model, dense, tokens, **options):
     return compare_predictions(
-        model, dense, tokens, compute_for(model), compute_for(dense), **options
+        model,
+        dense,
+        tokens,
+        compute_for(model, "float32"),
+        compute_for(dense, "float32"),
+        **options,
     )
 
 
@@ -45,7 +50,7 @@ def test_losses_are_those_of_the_perplexity():
     dense, model, tokens = make_model(), perturbed(0.05), make_tokens(5)
     found = compare(model, dense, tokens)
     for mine, theirs in ((found.loss(), model), (found.dense_loss(), dense)):
-        expected = measure_loss(theirs, Windows(tokens))
+        expected = measure_loss(theirs, Windows(tokens), compute_for(theirs, "float32"))
         assert mine.losses == pytest.approx(expected.losses, rel=1e-6)
         assert mine.tokens == expected.tokens
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from prunerzero.cli import inputs
-from prunerzero.cli.common import Device, Dtype, Json, Progress, Seed, emit, note, print_table
+from prunerzero.cli.common import Device, Dtype, Json, Progress, Seed, emit, print_table
 from prunerzero.errors import InputError
 
 TEXT_HELP = "Named source (its held-out documents) or file (whole); repeatable."
@@ -123,8 +123,9 @@ def _dense_name(model: str, against: str | None) -> str:
     """The dense model of a deep evaluation.
 
     Raises:
-        InputError: It is not given, and the model has no record of it.
+        InputError: It is not given, and the model has no record of it or the record's is gone.
     """
+    from prunerzero.models.names import check_model_name
     from prunerzero.pruning.checkpoint import pruned_from
 
     if against is not None:
@@ -135,7 +136,10 @@ def _dense_name(model: str, against: str | None) -> str:
             f"model '{model}': has no pruning.json that says what it was pruned from; "
             "name the dense model with --against"
         )
-    note(f"against {origin[0]}, which it was pruned from")
+    try:
+        check_model_name(origin[0])
+    except InputError as error:
+        raise InputError(f"{error}; it is what '{model}' was pruned from: give --against") from None
     return origin[0]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from prunerzero.cli.common import note, print_table
-from prunerzero.pruning.checkpoint import pruned_from
 
 if TYPE_CHECKING:
     from prunerzero.evaluation.published import PublishedValue
@@ -19,6 +18,7 @@ def names_and_pattern(model: str, loaded: Any) -> tuple[tuple[str, ...], str]:
         loaded: the model itself.
     """
     from prunerzero.evaluation.published import DENSE
+    from prunerzero.pruning.checkpoint import pruned_from
 
     names = {model, str(getattr(loaded.config, "_name_or_path", ""))}
     origin = pruned_from(model)
