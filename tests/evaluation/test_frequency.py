@@ -58,3 +58,12 @@ def test_perplexities_by_band():
     assert rarest.change.change == pytest.approx(math.expm1(2), rel=1e-5)
     assert empty.perplexity is empty.change is None
     assert empty.to_json()["dense_perplexity"] is None
+
+
+def test_a_broken_model_is_no_fault():
+    counts, targets = torch.tensor([1, 1]), torch.tensor([[0, 1]])
+    losses = torch.tensor([[900.0, 900.0]])
+    readings = TokenReadings(targets, losses, targets > 0, losses, torch.ones(1, 2))
+    [band] = [band for band in by_frequency(readings, counts) if band.tokens]
+    assert band.perplexity == band.change.change == math.inf
+    assert band.dense_perplexity == pytest.approx(math.e)

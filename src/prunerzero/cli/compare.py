@@ -98,8 +98,10 @@ def command(
     measured = evaluation_windows(text, tokenizer, windows, sequence_length, seed, seen)
 
     size = scored_bytes(measured, tokenizer)
-    known = names_and_pattern(model, loaded)[0]
-    published = published_beside(known, text_name(text), sequence_length)
+    known, made = names_and_pattern(model, loaded)
+    published = []
+    if made == DENSE:  # papers do not prune what is pruned already
+        published = published_beside(known, text_name(text), sequence_length)
 
     rows: list[dict[str, Any]] = []
     with Progress() as progress:

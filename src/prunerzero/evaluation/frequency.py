@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,7 +11,12 @@ from torch import Tensor
 
 from prunerzero.data.documents import Document
 from prunerzero.data.windows import encode
-from prunerzero.evaluation.perplexity import Interval, mean_estimate
+from prunerzero.evaluation.perplexity import (
+    Interval,
+    mean_estimate,
+    perplexity_of,
+    relative_change,
+)
 from prunerzero.evaluation.tokens import TokenReadings
 
 BANDS = ("rarest", "rare", "common", "most common")
@@ -108,11 +112,7 @@ def _band(
         least=least,
         most=most,
         tokens=tokens,
-        dense_perplexity=_perplexity(readings.dense_losses[chosen]),
-        perplexity=_perplexity(readings.losses[chosen]),
-        change=Interval(*(math.expm1(value) for value in (found.mean, found.low, found.high))),
+        dense_perplexity=perplexity_of(float(readings.dense_losses[chosen].double().mean())),
+        perplexity=perplexity_of(float(readings.losses[chosen].double().mean())),
+        change=relative_change(found),
     )
-
-
-def _perplexity(losses: Tensor) -> float:
-    return math.exp(float(losses.double().mean()))

@@ -38,7 +38,7 @@ class TextLoss:
     @property
     def perplexity(self) -> float:
         """``exp(mean loss)``; infinite where the model predicts impossible things."""
-        return math.exp(self.mean) if self.mean < 700 else math.inf
+        return perplexity_of(self.mean)
 
     def bits_per_byte(self, scored_bytes: int) -> float:
         """Mean loss in bits a byte of text, comparable between models of different tokenizers.
@@ -47,6 +47,11 @@ class TextLoss:
             scored_bytes: length of the scored tokens' text (`scored_bytes`).
         """
         return self.mean * self.tokens / (math.log(2) * scored_bytes)
+
+
+def perplexity_of(loss: float) -> float:
+    """``exp(loss)`` of a mean loss in nats; infinite where that is beyond numbers."""
+    return math.exp(loss) if loss < 700 else math.inf
 
 
 def scored_bytes(windows: Windows, tokenizer: Any) -> int:
@@ -134,6 +139,13 @@ def paired_interval(
     resampled = np.expm1(differences[picks].mean(1))
     low, high = np.quantile(resampled, [0.025, 0.975])
     return Interval(float(np.expm1(differences.mean())), float(low), float(high))
+
+
+def relative_change(difference: Estimate) -> Interval:
+    """The change in perplexity that a mean difference of losses means."""
+    return Interval(
+        *(perplexity_of(value) - 1 for value in (difference.mean, difference.low, difference.high))
+    )
 
 
 @dataclass(frozen=True)
