@@ -8,8 +8,8 @@ from prunerzero.data.documents import Document, TextSource
 from prunerzero.data.sources import SOURCES, load_documents
 from prunerzero.data.splits import Split, documents_of
 from prunerzero.errors import InputError
-from prunerzero.evaluation import evaluate
 from prunerzero.evaluation.deep import evaluate_deep
+from prunerzero.evaluation.evaluate import evaluate
 from prunerzero.files import json_text
 
 pytestmark = pytest.mark.usefixtures("own_cache")
