@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from prunerzero import Metric, Pattern, load_model, prune
+from prunerzero import Metric, Pattern, evaluate, load_model, prune
 from prunerzero.cli.app import main
+from prunerzero.data.sources import evaluation_documents
 from prunerzero.data.splits import Split
 from prunerzero.data.windows import sample_windows
 from prunerzero.evaluation import measure_loss
@@ -29,15 +30,30 @@ def test_what_can_be_pruned_in_the_demo_model(smollm2: tuple[Any, Any]) -> None:
     assert sum(matrix.weight.numel() for matrix in matrices) == 106_168_320
 
 
-def test_dense_perplexity_equals_a_plain_loop(smollm2: tuple[Any, Any]) -> None:
+@pytest.mark.parametrize("source", ["wikipedia", "news", "web"])
+def test_perplexity_equals_an_independent_computation(
+    smollm2: tuple[Any, Any], tmp_path: Path, source: str
+) -> None:
+    """From text to perplexity in float32, with nothing of ours."""
     model, tokenizer = smollm2
-    windows = sample_windows("wikipedia", tokenizer, Split.HELDOUT, 2, 128)
-    losses = []
-    for window in windows.tokens:
+    path = tmp_path / "text.txt"
+    text = "\n\n".join(document.text for document in evaluation_documents(source))[:1500]
+    path.write_text(text)
+    found = evaluate(model, tokenizer, [str(path)], sequence_length=128, dtype="float32")
+
+    ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
+    total, count = 0.0, 0
+    for start in range(0, ids.shape[1] - 127, 128):
+        window = ids[:, start : start + 128]
         with torch.no_grad():
-            losses.append(float(model(window[None], labels=window[None]).loss))
-    expected = math.exp(sum(losses) / len(losses))
-    assert measure_loss(model, windows).perplexity == pytest.approx(expected, rel=1e-4)
+            logits = model(window).logits
+        total += torch.nn.functional.cross_entropy(logits[0, :-1], window[0, 1:], reduction="sum")
+        count += 127
+    assert count >= 254
+    assert found.perplexity["text.txt"] == pytest.approx(math.exp(total / count), rel=1e-4)
+    length = len(tokenizer.decode(ids[0, : count // 127 * 128]).encode())
+    bits = float(total) / math.log(2) / length
+    assert found.bits_per_byte["text.txt"] == pytest.approx(bits, rel=0.02)
 
 
 def test_wanda_beats_magnitude_and_hits_the_pattern(smollm2: tuple[Any, Any]) -> None:

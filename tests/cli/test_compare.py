@@ -66,7 +66,9 @@ def test_the_table_tells_what_was_done(model, data, succeed):
                  "cpu, float32", "sequential"):  # fmt: skip
         assert word in lines[0]
     assert lines[2].split()[:5] == ["metric", "group", "pattern", "sparsity", "perplexity"]
-    assert [line.split()[0] for line in lines[3:]] == ["dense", "magnitude", "wanda"]
+    assert [line.split()[0] for line in lines[3:6]] == ["dense", "magnitude", "wanda"]
+    assert "bits a byte" in lines[2]
+    assert lines[7].startswith("other.txt: consecutive windows of 32 tokens of the whole text")
 
 
 @pytest.mark.parametrize(

@@ -135,15 +135,30 @@ def test_articles_begin_at_titles_only():
     assert [text.count("\n\n") for text in _articles(rows)] == [4, 1]
 
 
-def test_c4_asks_for_its_file_without_a_config(monkeypatch):
+def test_c4_asks_for_its_files_without_a_config(monkeypatch):
+    pages = {
+        "en/c4-train.00000-of-01024.json.gz": ("train[:10000]", ["one", "two", "held", "one"]),
+        "en/c4-validation.00000-of-00008.json.gz": ("validation[:1100]", ["held", "out", "held"]),
+    }
+
     def load(path, *, data_files, split):
         assert path == "allenai/c4"
-        assert data_files == {"train": "en/c4-train.00000-of-01024.json.gz"}
-        assert split.startswith("train[:")
-        return {"text": ["page one", "page two", "page one"]}
+        [(native, file)] = data_files.items()
+        assert split.startswith(f"{native}[")
+        wanted, texts = pages[file]
+        assert split == wanted
+        return {"text": texts}
 
     fake_datasets(monkeypatch, load)
-    assert [d.text for d in load_documents("c4")] == ["page one", "page two"]
+    # A page of the validation shard is held out, also where the training shard has it.
+    assert [(d.text, d.split) for d in load_documents("c4")] == [
+        ("held", Split.HELDOUT),
+        ("out", Split.HELDOUT),
+        ("one", None),
+        ("two", None),
+    ]
+    # What is measured is the papers' text: twice where the shard has it twice.
+    assert [d.text for d in evaluation_documents("c4")] == ["held", "out", "held"]
 
 
 def test_no_internet_is_one_line(monkeypatch):

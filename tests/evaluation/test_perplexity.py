@@ -1,13 +1,20 @@
 import math
 
+import numpy as np
 import pytest
 import torch
-from tiny_models import make_model, make_tokens
+from tiny_models import make_model, make_tokenizer, make_tokens
 
 from prunerzero.data.windows import Windows
 from prunerzero.errors import InputError
 from prunerzero.evaluation import batches
-from prunerzero.evaluation.perplexity import TextLoss, measure_loss, paired_interval
+from prunerzero.evaluation.perplexity import (
+    TextLoss,
+    mean_estimate,
+    measure_loss,
+    paired_interval,
+    scored_bytes,
+)
 from prunerzero.models.compute import compute_for
 
 
@@ -71,3 +78,38 @@ def test_paired_interval():
     worse = paired_interval(tuple((base + noise - noise.mean()).tolist()), baseline)
     assert worse.low < 0 < worse.high
     assert not worse.significant
+
+
+def test_bits_a_byte():
+    # Two tokens a byte of text and one bit a token are two bits a byte.
+    assert TextLoss((math.log(2),) * 3, 30).bits_per_byte(15) == pytest.approx(2)
+
+
+def test_bytes_are_those_of_the_scored_tokens():
+    tokenizer = make_tokenizer()
+    text = "Zwölf Boxkämpfer jagen Viktor quer über den Sylter Deich."
+    tokens = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
+    assert len(tokens) == len(text.encode())  # its tokens are bytes
+    whole = Windows(tokens[None])
+    assert scored_bytes(whole, tokenizer) == len(tokens) - 1
+    # The cut is not inside a character here.
+    halves = Windows(tokens[:58].view(2, 29))
+    assert scored_bytes(halves, tokenizer) == 58 - 2
+
+
+def test_mean_estimate_weighs_windows_by_their_tokens():
+    random = np.random.default_rng(0)
+    counts = random.integers(0, 20, 300)
+    totals = [float(random.normal(2, 1, count).sum()) for count in counts]
+    found = mean_estimate(totals, counts.tolist())
+    assert found.mean == pytest.approx(sum(totals) / counts.sum())
+    # The standard error of a mean of 2,850 normal numbers.
+    width = 2 * 1.96 / math.sqrt(counts.sum())
+    assert found.high - found.low == pytest.approx(width, rel=0.15)
+    assert found.low < found.mean < found.high
+    assert found == mean_estimate(totals, counts.tolist())
+
+
+def test_mean_estimate_of_windows_that_mostly_hold_nothing():
+    found = mean_estimate([0.0, 0.0, 6.0], [0, 0, 3])
+    assert (found.mean, found.low, found.high) == (2, 2, 2)

@@ -7,8 +7,9 @@ from tiny_models import make_model, make_text, make_tokenizer, make_tokens
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prunerzero.errors import InputError
+from prunerzero.files import write_json
 from prunerzero.models.blocks import prunable_matrices
-from prunerzero.pruning.checkpoint import refuse_seen, save_checkpoint, seen_documents
+from prunerzero.pruning.checkpoint import pruned_from, refuse_seen, save_checkpoint, seen_documents
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.pruning.pruner import prune
 from prunerzero.recipe import Recipe
@@ -175,3 +176,14 @@ def test_nothing_half_written(tmp_path, text):
         save_checkpoint(model, Broken(), result, tmp_path / "new", "toy")
     assert sorted(os.listdir(tmp_path)) == before
     assert os.listdir(tmp_path / "full") == ["mine"]
+
+
+def test_what_a_checkpoint_was_pruned_from(tmp_path):
+    assert pruned_from(str(tmp_path)) is None
+    assert pruned_from("meta-llama/Llama-2-7b-hf") is None
+    settings = {"pattern": "50%"}
+    write_json(tmp_path / "pruning.json", {"model": "dense", "settings": settings})
+    assert pruned_from(str(tmp_path)) == ("dense", settings)
+    write_json(tmp_path / "pruning.json", {"model": "dense"})
+    with pytest.raises(InputError, match="not written by prunerzero, or altered"):
+        pruned_from(str(tmp_path))

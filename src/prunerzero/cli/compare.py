@@ -76,9 +76,12 @@ def command(
     refuse_seen(text, seen)
 
     loaded, tokenizer = inputs.load_quietly(model, device, dtype)
+    from prunerzero.cli.published import names_and_pattern, published_beside
     from prunerzero.evaluation.comparison import Comparison
     from prunerzero.evaluation.evaluate import evaluation_windows
-    from prunerzero.evaluation.perplexity import TextLoss, paired_interval
+    from prunerzero.evaluation.perplexity import TextLoss, paired_interval, scored_bytes
+    from prunerzero.evaluation.protocol import protocol_of
+    from prunerzero.evaluation.published import DENSE
     from prunerzero.models.blocks import find_blocks
     from prunerzero.models.compute import compute_for
     from prunerzero.pruning.calibration import calibration_windows, describe
@@ -93,6 +96,12 @@ def command(
     statistics = calibration_windows(loaded, tokenizer, calibration, samples, sequence_length, seed)
     seen = seen.union(statistics.documents)
     measured = evaluation_windows(text, tokenizer, windows, sequence_length, seed, seen)
+
+    size = scored_bytes(measured, tokenizer)
+    known, made = names_and_pattern(model, loaded)
+    published = []
+    if made == DENSE:  # papers do not prune what is pruned already
+        published = published_beside(known, text_name(text), sequence_length)
 
     rows: list[dict[str, Any]] = []
     with Progress() as progress:
@@ -116,6 +125,12 @@ def command(
                         "pattern": str(one),
                         "sparsity": outcome.sparsity,
                         "perplexity": outcome.loss.perplexity,
+                        "bits_per_byte": outcome.loss.bits_per_byte(size),
+                        "published": [
+                            each.to_json()
+                            for each in published
+                            if (each.method, each.pattern) == (name.lower(), str(one))
+                        ],
                         "change_vs_first": change,
                         "seconds": outcome.pruning_seconds,
                     }
@@ -126,6 +141,7 @@ def command(
         "windows": len(measured),
         "tokens_hash": measured.hash,
         "sequence_length": sequence_length,
+        "protocol": protocol_of(text, sequence_length).to_json(),
         "sequential": sequential,
         "seed": seed,
         "selection": asdict(selection),
@@ -133,7 +149,11 @@ def command(
     }
     document = {
         "model": model,
-        "dense": {"perplexity": dense.perplexity},
+        "dense": {
+            "perplexity": dense.perplexity,
+            "bits_per_byte": dense.bits_per_byte(size),
+            "published": [each.to_json() for each in published if each.pattern == DENSE],
+        },
         "rows": rows,
         "settings": settings,
     }
@@ -144,6 +164,8 @@ def command(
 
 
 def _print(document: dict[str, Any], calibration: str) -> None:
+    from prunerzero.evaluation.protocol import Protocol
+
     settings = document["settings"]
     print(
         f"{document['model']}: calibrated on {calibration} "
@@ -151,10 +173,10 @@ def _print(document: dict[str, Any], calibration: str) -> None:
         f"{settings['windows']} windows of {settings['sequence_length']} tokens of "
         f"{settings['text']}; seed {settings['seed']}; {settings['compute']}\n"
     )
-    first = document["rows"][0]["metric"]
-    rows: list[tuple[object, ...]] = [
-        ("dense", "", "", "", f"{document['dense']['perplexity']:.3f}", "", "")
-    ]
+    dense = document["dense"]
+    measured = [dense, *document["rows"]]
+    comparable = any(row["published"] for row in measured)
+    rows: list[tuple[object, ...]] = [("dense", "", "", "", *_perplexities(dense), "", "")]
     for row in document["rows"]:
         change = row["change_vs_first"]
         rows.append(
@@ -163,12 +185,30 @@ def _print(document: dict[str, Any], calibration: str) -> None:
                 row["group"],
                 row["pattern"],
                 f"{row['sparsity']:.2%}",
-                f"{row['perplexity']:.3f}",
+                *_perplexities(row),
                 f"{change['change']:+.1%} ({change['low']:+.1%} to {change['high']:+.1%})"
                 if change
                 else "",
                 f"{row['seconds']:.1f}",
             )
         )
-    columns = ("metric", "group", "pattern", "sparsity", "perplexity", f"vs {first}", "seconds")
+    columns: tuple[str, ...] = ("metric", "group", "pattern", "sparsity", "perplexity")
+    columns += ("bits a byte", f"vs {document['rows'][0]['metric']}", "seconds")
+    if comparable:
+        columns += ("published",)
+        rows = [(*row, _published(each)) for row, each in zip(rows, measured, strict=True)]
     print_table(columns, rows)
+    print(f"\n{settings['text']}: {Protocol(**settings['protocol'])}")
+
+
+def _perplexities(row: dict[str, Any]) -> tuple[str, str]:
+    return f"{row['perplexity']:.3f}", f"{row['bits_per_byte']:.4f}"
+
+
+def _published(row: dict[str, Any]) -> str:
+    """Published values, each with the first word of its source: its first author."""
+    return ", ".join(
+        f"{each['value']:.2f} ({each['source'].partition(' ')[0]}"
+        f"{'' if each['checked'] else ', unchecked'})"
+        for each in row["published"]
+    )

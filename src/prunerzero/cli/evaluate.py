@@ -1,21 +1,48 @@
-"""``prunerzero evaluate``: perplexity of a model on texts."""
+"""``prunerzero evaluate``: perplexity of a model on texts, alone or beside the dense model's."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from prunerzero.cli import inputs
 from prunerzero.cli.common import Device, Dtype, Json, Progress, Seed, emit, print_table
+from prunerzero.errors import InputError
 
 TEXT_HELP = "Named source (its held-out documents) or file (whole); repeatable."
+WINDOWS, DEEP_WINDOWS = 32, 8
 
 
 def command(
     model: inputs.Model,
     text: Annotated[list[str] | None, typer.Option("--text", help=TEXT_HELP)] = None,
-    windows: inputs.EvaluationWindows = 32,
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Predictions, blocks and writing beside the dense model's."),
+    ] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against",
+            metavar="DENSE",
+            help="Model to measure on the same windows; with --deep, default: the one pruned.",
+        ),
+    ] = None,
+    calibration: Annotated[
+        str,
+        typer.Option(
+            "--calibration", metavar="SOURCE", help="With --deep: text to count tokens in."
+        ),
+    ] = "wikipedia",
+    windows: Annotated[
+        int | None,
+        typer.Option(
+            "--windows",
+            min=1,
+            help=f"Windows drawn from a named text; {WINDOWS}, or {DEEP_WINDOWS} with --deep.",
+        ),
+    ] = None,
     sequence_length: Annotated[
         int, typer.Option("--sequence-length", min=2, help="Tokens a window.")
     ] = 512,
@@ -25,39 +52,114 @@ def command(
     json: Json = False,
 ) -> None:
     """Measure a model's perplexity on token windows of texts (default: wikipedia)."""
+    from prunerzero.data.bundled import DOMAINS
     from prunerzero.models.names import check_model_name
     from prunerzero.pruning.checkpoint import refuse_seen, seen_documents
 
-    texts = text or ["wikipedia"]
+    texts = text or (list(DOMAINS) if deep else ["wikipedia"])
     check_model_name(model)
+    dense_name = _dense_name(model, against) if deep else against
+    if dense_name is not None:
+        check_model_name(dense_name)
     seen = seen_documents(model)
     for name in texts:
         refuse_seen(name, seen)
+    if deep:
+        inputs.check_calibration(calibration)
 
     loaded, tokenizer = inputs.load_quietly(model, device, dtype)
+    dense: Any = None
+    if dense_name is not None:
+        dense = inputs.load_quietly(dense_name, device, dtype)[0]
+    from prunerzero.cli.deep import print_deep
+    from prunerzero.cli.published import names_and_pattern, print_published, published_beside
+    from prunerzero.evaluation.deep import evaluate_deep
     from prunerzero.evaluation.evaluate import evaluate
 
+    options: dict[str, Any] = {
+        "windows": windows or (DEEP_WINDOWS if deep else WINDOWS),
+        "sequence_length": sequence_length,
+        "seed": seed,
+        "dtype": dtype,
+        "seen": seen,
+    }
+    found = None
     with Progress() as progress:
-        evaluation = evaluate(
-            loaded,
-            tokenizer,
-            texts,
-            windows=windows,
-            sequence_length=sequence_length,
-            seed=seed,
-            dtype=dtype,
-            seen=seen,
-            report=progress,
-        )
+        if deep:
+            found = evaluate_deep(
+                loaded, dense, tokenizer, texts, counted=calibration, report=progress, **options
+            )
+            evaluation = found.evaluation
+        else:
+            evaluation = evaluate(
+                loaded, tokenizer, texts, against=dense, report=progress, **options
+            )
+    names, pattern = names_and_pattern(model, loaded)
+    published = {
+        name: published_beside(names, name, sequence_length, pattern) for name in evaluation.losses
+    }
     if json:
-        emit({"model": model, **evaluation.to_json()})
+        emit(
+            {
+                "model": model,
+                "against": dense_name,
+                **(found or evaluation).to_json(),
+                "published": {
+                    name: [each.to_json() for each in values] for name, values in published.items()
+                },
+            }
+        )
         return
     settings = evaluation.settings
     print(f"{model}: windows of {sequence_length} tokens, seed {seed}, {settings['compute']}\n")
-    print_table(
-        ("text", "windows", "perplexity"),
-        [
-            (name, settings["texts"][name]["windows"], f"{perplexity:.3f}")
-            for name, perplexity in evaluation.perplexity.items()
-        ],
-    )
+    _print_perplexities(evaluation, dense_name)
+    for name, values in published.items():
+        print_published(name, evaluation.perplexity[name], values)
+    if found is not None:
+        print_deep(found)
+
+
+def _dense_name(model: str, against: str | None) -> str:
+    """The dense model of a deep evaluation.
+
+    Raises:
+        InputError: It is not given, and the model has no record of it or the record's is gone.
+    """
+    from prunerzero.models.names import check_model_name
+    from prunerzero.pruning.checkpoint import pruned_from
+
+    if against is not None:
+        return against
+    origin = pruned_from(model)
+    if origin is None:
+        raise InputError(
+            f"model '{model}': has no pruning.json that says what it was pruned from; "
+            "name the dense model with --against"
+        )
+    try:
+        check_model_name(origin[0])
+    except InputError as error:
+        raise InputError(f"{error}; it is what '{model}' was pruned from: give --against") from None
+    return origin[0]
+
+
+def _print_perplexities(evaluation: Any, dense_name: str | None) -> None:
+    from prunerzero.cli.deep import change
+    from prunerzero.evaluation.protocol import Protocol
+
+    changes, others = evaluation.change, evaluation.against or {}
+    texts = evaluation.settings["texts"]
+    more = ("dense", "change against it (95 %)") if others else ()
+    rows = []
+    for name, loss in evaluation.losses.items():
+        own = (name, texts[name]["windows"], f"{loss.perplexity:.3f}")
+        bits = f"{evaluation.bits_per_byte[name]:.4f}"
+        beside = (f"{others[name].perplexity:.3f}", change(changes[name])) if others else ()
+        rows.append((*own, bits, *beside))
+    print_table(("text", "windows", "perplexity", "bits a byte", *more), rows)
+    print()
+    if others:
+        print(f"dense: {dense_name}")
+    for name, one in texts.items():
+        print(f"{name}: {Protocol(**one['protocol'])}")
+    print("Each window is scored on its own, all its tokens but the first.")

@@ -23,7 +23,12 @@ Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="Hub id, directory, .gguf file, or smollm2.")
 ]
 EvaluationWindows = Annotated[
-    int, typer.Option("--windows", min=1, help="Windows drawn from a named text to evaluate on.")
+    int,
+    typer.Option(
+        "--windows",
+        min=1,
+        help="Windows drawn from a named text; wikitext2, ptb, c4 and files are read whole.",
+    ),
 ]
 
 

@@ -60,3 +60,6 @@ WIKIPEDIA_PASSAGES = TextSource(
     "wikipedia-passages", "1,000 short passages of Wikipedia", _wikipedia_passages
 )
 WEB = TextSource("web", "100 web pages of C4 and OSCAR", _web)
+
+DOMAINS = ("wikipedia", "openwebtext", "news", "web")
+"""Texts of different kinds, for evaluations by domain: encyclopaedia, two of web pages, press."""

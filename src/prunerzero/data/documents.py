@@ -60,6 +60,23 @@ class Document:
 
 
 @dataclass(frozen=True)
+class Benchmark:
+    """How the pruning papers read a text whose perplexity they publish.
+
+    Its held-out documents are joined in their order, tokenised as one text with the special tokens
+    that the tokenizer adds by default, and cut into consecutive windows. Read in ``datautils.py``
+    of github.com/IST-DASLab/sparsegpt and ``lib/data.py`` of github.com/locuslab/wanda.
+
+    Attributes:
+        separator: Stands between the documents.
+        most_windows: So many windows from the start are used; None for all.
+    """
+
+    separator: str
+    most_windows: int | None = None
+
+
+@dataclass(frozen=True)
 class TextSource:
     """A text source that users name; registered in ``prunerzero.data.sources``.
 
@@ -67,11 +84,14 @@ class TextSource:
         name: The name on the command line.
         description: What it is, for listings.
         load: Returns its documents, in a fixed order; raises InputError if it cannot be had.
+        benchmark: How papers read its held-out documents for a perplexity; None for texts that no
+            paper measures on.
     """
 
     name: str
     description: str
     load: Callable[[], list[Document]]
+    benchmark: Benchmark | None = None
 
 
 def deduplicate(documents: Iterable[Document]) -> list[Document]:

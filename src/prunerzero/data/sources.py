@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from prunerzero.data import bundled, hub, local
-from prunerzero.data.documents import Document, TextSource, deduplicate
+from prunerzero.data.documents import Benchmark, Document, TextSource, deduplicate
 from prunerzero.data.splits import Split, documents_of, split_documents
 from prunerzero.errors import InputError
 
@@ -15,6 +15,7 @@ __all__ = [
     "SOURCES",
     "Document",
     "TextSource",
+    "benchmark_of",
     "evaluation_documents",
     "is_named",
     "load_documents",
@@ -38,6 +39,7 @@ for _source in (
     bundled.WIKIPEDIA_PASSAGES,
     bundled.WEB,
     hub.WIKITEXT2,
+    hub.PTB,
     hub.C4,
 ):
     register(_source)
@@ -61,13 +63,18 @@ def load_documents(source: str | Path) -> list[Document]:
 def evaluation_documents(source: str | Path) -> list[Document]:
     """Loads what an evaluation reads: a file as a whole, a named source's held-out documents.
 
+    Those of a benchmark are what the papers read, to the letter: a page that C4 holds twice stays.
+
     Args:
         source: As for ``load_documents``.
 
     Raises:
         InputError: The source is unknown, cannot be had, or is no usable text.
     """
-    if _named(source):
+    named = _named(source)
+    if named and named.benchmark:
+        return [document for document in named.load() if document.split is Split.HELDOUT]
+    if named:
         return documents_of(load_documents(source), Split.HELDOUT)
     return local.read_whole(_existing(source))
 
@@ -75,6 +82,12 @@ def evaluation_documents(source: str | Path) -> list[Document]:
 def text_name(source: str | Path) -> str:
     """Returns what reports call a source: its name, or its file name without directories."""
     return str(source) if _named(source) else Path(os.path.abspath(source)).name
+
+
+def benchmark_of(source: str | Path) -> Benchmark | None:
+    """How papers read this text for a perplexity; None if they do not."""
+    named = _named(source)
+    return named.benchmark if named else None
 
 
 def is_named(source: str | Path) -> bool:

@@ -223,18 +223,26 @@ def sample_windows(
 
 
 def consecutive_windows(
-    documents: Sequence[Document], tokenizer: Any, length: int, limit: int | None = None
+    documents: Sequence[Document],
+    tokenizer: Any,
+    length: int,
+    limit: int | None = None,
+    *,
+    separator: str = DOCUMENT_SEPARATOR,
+    special_tokens: bool = False,
 ) -> Windows:
     """Cuts text as the pruning papers do for perplexity.
 
-    The documents are joined by blank lines, tokenised as one text without special tokens and cut
-    into consecutive windows; the tail that fills no window is dropped.
+    The documents are joined, tokenised as one text and cut into consecutive windows; the tail that
+    fills no window is dropped.
 
     Args:
         documents: Documents of one source, in their order (``evaluation_documents``).
         tokenizer: A Hugging Face tokenizer.
         length: Tokens in a window.
         limit: Keeps the first so many windows only.
+        separator: Stands between the documents; a blank line by default.
+        special_tokens: Whether the tokenizer adds its special tokens, once for the whole text.
 
     Returns:
         Windows ``[count, length]``; their split is that of the documents, None where these differ.
@@ -245,7 +253,8 @@ def consecutive_windows(
     check_length(length)
     if not documents:
         raise InputError("no documents to cut windows from")
-    tokens = encode(tokenizer, DOCUMENT_SEPARATOR.join(document.text for document in documents))
+    text = separator.join(document.text for document in documents)
+    tokens = encode(tokenizer, text, special_tokens)
     source = documents[0].source
     count = len(tokens) // length
     if not count:
@@ -276,10 +285,10 @@ def check_length(length: int, limit: int | None = None) -> None:
         raise InputError(f"sequence length {length} is above the model's limit of {limit} tokens")
 
 
-def encode(tokenizer: Any, text: str) -> Tensor:
-    """Returns the token ids of a text, LongTensor ``[tokens]``, no special tokens added."""
+def encode(tokenizer: Any, text: str, special_tokens: bool = False) -> Tensor:
+    """Returns the token ids of a text, LongTensor ``[tokens]``."""
     # verbose=False: texts are longer than the model's context on purpose, so no warning about it.
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    ids = tokenizer(text, add_special_tokens=special_tokens, verbose=False)["input_ids"]
     return torch.tensor(ids, dtype=torch.int64)
 
 
