@@ -45,6 +45,9 @@ class Masker:
         matrices: its prunable matrices.
         statistics: statistics of the dense model.
         pattern: what may be zero.
+
+    Attributes:
+        probes: a few matrices of different kinds, spread over the depth.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class Masker:
         self._statistics = statistics
         self._inputs: dict[tuple[str, str], Tensor] = {}
         self._memo = Memo(MEMO_BYTES)
-        self._probes = _spread(self.matrices, PROBES)
+        self.probes = _spread(self.matrices, PROBES)
 
     def use(self, statistics: Statistics) -> None:
         """Takes statistics that hold more terminals than those it was made with."""
@@ -87,7 +90,7 @@ class Masker:
     ) -> list[Tensor]:
         """The recipe's masks on the probe matrices."""
         sparsities = sparsities or self.sparsities(recipe)
-        return [self.mask(recipe, probe, sparsities[probe.name]) for probe in self._probes]
+        return [self.mask(recipe, probe, sparsities[probe.name]) for probe in self.probes]
 
     def sparsities(self, recipe: Recipe) -> dict[str, Fraction]:
         """What the recipe's allocation gives each matrix, by name."""
