@@ -132,10 +132,11 @@ def test_sequential_is_another_reading(study):
 def test_refusals(study, searched, tmp_path):
     with pytest.raises(InputError, match="its preset is 'default'"):
         analyze(study, Options(random=searched / "s.db"))
+    # Part of the study's text is split otherwise than the whole, so that its validation documents
+    # are among those that the search has read.
+    lines = (searched / "text.jsonl").read_text().splitlines()
+    (tmp_path / "part.jsonl").write_text("\n".join(lines[:9]))
     with pytest.raises(InputError, match="validation documents served"):
-        # The study's text under another name: other splits would hold what the search has read.
-        lines = (searched / "text.jsonl").read_text().splitlines()
-        (tmp_path / "part.jsonl").write_text("\n".join(lines[:9]))
         analyze(study, Options(texts=(str(tmp_path / "part.jsonl"),), windows=2))
     study.with_name("s.analysis.json").write_text('{"format": 99}')
     with pytest.raises(InputError, match="not an analysis of format 1"):
@@ -160,11 +161,12 @@ def test_principles_say_what_the_interval_allows(study):
     analysis = analyze(study, SMALL)
     row = analysis.correlations[0]
 
-    def with_tau(value, low, high):
+    def with_tau(value, low, high, n=20):
         kendall = row.agreement.kendall._replace(value=value, low=low, high=high)
-        return [row._replace(agreement=row.agreement._replace(kendall=kendall))]
+        return [row._replace(agreement=row.agreement._replace(kendall=kendall, n=n))]
 
     assert from_proxies(with_tau(0.8, 0.7, 0.9))[0].confidence == "high"
+    assert from_proxies(with_tau(0.8, 0.7, 0.9, n=6))[0].confidence == "moderate"
     assert from_proxies(with_tau(-0.8, -0.9, -0.4))[0].confidence == "moderate"
     nothing = from_proxies(with_tau(0.1, -0.2, 0.4))[0]
     assert nothing.confidence == "low"

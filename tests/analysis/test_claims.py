@@ -3,6 +3,7 @@ import pytest
 from prunerzero.analysis.claims import (
     CLAIMS,
     ClaimData,
+    ClaimTest,
     Pair,
     RandomComparison,
     Scored,
@@ -47,25 +48,30 @@ def test_pairs_decide(claim, thing):
     assert (confirmed.verdict, confirmed.confidence) == ("confirmed", "high")
     assert confirmed.effect.value == pytest.approx(-0.065)
     assert confirmed.effect.n == 12
+    put_in = [Pair(4.0, {}, {thing: 4.0 + difference}) for difference in HELPS]
+    assert claim(data(pairs=put_in)).effect == claim(data(pairs=pairs(thing, HELPS))).effect
     (refuted,) = judge_claims([claim(data(pairs=pairs(thing, [-d for d in HELPS])))])
     assert refuted.verdict == "refuted"
-    (undecided,) = judge_claims([claim(data(pairs=pairs(thing, [-0.1, 0.1, 0.2, -0.2, 0.3, -0.3])))])
+    (undecided,) = judge_claims(
+        [claim(data(pairs=pairs(thing, [-0.1, 0.1, 0.2, -0.2, 0.3, -0.3])))]
+    )
     assert (undecided.verdict, undecided.confidence) == ("not decided", "low")
     (other,) = judge_claims([claim(data(pairs=pairs("something else", HELPS)))])
     assert other.verdict == "not decided"
     assert other.effect is None
 
 
-def test_few_pairs_leave_it_to_the_candidates():
+def test_candidates_alone_decide_nothing():
     candidates = [scored("W * F", -1 - n / 10) for n in range(8)]
     candidates += [scored("W * A", n / 10) for n in range(8)]
     test = gradients_matter(data(candidates, pairs("gradients", [0.5] * 3)))
     assert test.effect.measure == "Cliff's delta"
     assert test.effect.value == -1
-    assert not test.controlled
     (principle,) = judge_claims([test])
-    assert (principle.verdict, principle.confidence) == ("confirmed", "low")
-    assert principle.evidence[0].startswith("taken out of 3 recipes")
+    assert principle.q < 0.01
+    # However clear, the difference may come from what else sets the candidates apart.
+    assert (principle.verdict, principle.confidence) == ("not decided", "low")
+    assert principle.evidence[0].startswith("3 pairs")
     assert principle.evidence[1].startswith("8 candidates with it, 8 without")
 
 
@@ -77,7 +83,9 @@ def test_combining_is_held_against_the_better_half():
 
 
 def test_squares_that_change_no_mask_are_none():
-    candidates = [scored("sqr(W)", n) for n in range(4)] + [scored("sqr(W) + A", n) for n in range(4)]
+    candidates = [scored("sqr(W)", n) for n in range(4)] + [
+        scored("sqr(W) + A", n) for n in range(4)
+    ]
     assert squares_help(data(candidates)).evidence[1].startswith("4 candidates with it, 4 without")
 
 
@@ -105,10 +113,13 @@ def test_p_values_are_corrected_for_the_claims_tested():
 
 def test_verdict_and_confidence():
     effect = Effect("x", -1.0, -2.0, -0.5, 0.001, 20)
-    assert verdict(effect, 0.04) == "confirmed"
-    assert verdict(effect._replace(value=1.0), 0.04) == "refuted"
-    assert verdict(effect, 0.05) == verdict(None, None) == "not decided"
-    test = gradients_matter(data(pairs=pairs("gradients", HELPS)))
+    test = ClaimTest("x helps", effect, decides=True, repeated=True, evidence=())
+    assert verdict(test, 0.04) == "confirmed"
+    assert verdict(test._replace(effect=effect._replace(value=1.0)), 0.04) == "refuted"
+    assert verdict(test, 0.05) == verdict(test._replace(decides=False), 0.01) == "not decided"
+    assert verdict(test._replace(effect=None), None) == "not decided"
     assert confidence(test, 0.005) == "high"
     assert confidence(test, 0.03) == "moderate"
     assert confidence(test, 0.3) == "low"
+    assert confidence(test._replace(repeated=False), 0.005) == "low"
+    assert confidence(test._replace(effect=effect._replace(n=8)), 0.005) == "moderate"

@@ -3,7 +3,8 @@ from scipy.stats import fisher_exact
 
 from prunerzero.analysis.edits import (
     ablations,
-    removed,
+    edited,
+    with_operator,
     without_operators,
     without_squares,
     without_terminals,
@@ -110,7 +111,7 @@ def test_ablations_of_several_formulas_go_together():
     ],
 )
 def test_gradients_taken_out(metric, without):
-    found = removed(recipe(metric), without_terminals("gradient"), HALF)
+    found = edited(recipe(metric), without_terminals("gradient"), HALF)
     if without is None:
         assert found is None
     else:
@@ -118,10 +119,17 @@ def test_gradients_taken_out(metric, without):
 
 
 def test_operators_and_squares_taken_out():
-    scaled = removed(recipe("W * mms(G)"), without_operators(("mms",)), HALF)
+    scaled = edited(recipe("W * mms(G)"), without_operators(("mms",)), HALF)
     assert scaled.expression == "W * G"
-    assert removed(recipe("mms(W * A)"), without_operators(("mms",)), HALF) is None  # same masks
+    assert edited(recipe("mms(W * A)"), without_operators(("mms",)), HALF) is None  # same masks
     for square in ("sqr(W)", "W ** 2", "W * W", "pow(W)"):
-        assert removed(recipe(f"{square} + A"), without_squares, HALF).expression == "W + A"
-    assert removed(recipe("sqr(W - A) + W"), without_squares, HALF).expression == "abs(W - A) + W"
-    assert removed(recipe("sqr(W * A)"), without_squares, HALF) is None
+        assert edited(recipe(f"{square} + A"), without_squares, HALF).expression == "W + A"
+    assert edited(recipe("sqr(W - A) + W"), without_squares, HALF).expression == "abs(W - A) + W"
+    assert edited(recipe("sqr(W * A)"), without_squares, HALF) is None
+
+
+def test_operators_put_in():
+    scaled = edited(recipe("W * G + F"), with_operator("mms", "gradient"), HALF)
+    assert scaled.expression == "W * mms(G) + mms(F)"
+    assert edited(recipe("W * A"), with_operator("mms", "gradient"), HALF) is None  # nothing there
+    assert edited(recipe("W"), with_operator("sqr", "weight"), HALF) is None  # the same masks

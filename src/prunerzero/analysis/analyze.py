@@ -12,7 +12,6 @@ from prunerzero.analysis.bench import Bench, LoadedModel, Reading, Setting
 from prunerzero.analysis.claims import (
     CLAIMS,
     ClaimData,
-    Pair,
     RandomComparison,
     Scored,
     judge_claims,
@@ -24,12 +23,12 @@ from prunerzero.analysis.experiments import (
     Member,
     ablation,
     diverse_set,
+    edited_pairs,
     factorial,
     likeness,
     measured_rows,
     proxy_agreements,
     sensitivity,
-    taken_out,
     transfer,
 )
 from prunerzero.analysis.features import features
@@ -65,7 +64,8 @@ class Options:
         samples: calibration windows; None for the study's.
         sequence_length: tokens in every window; None for the study's.
         sequential: prune block by block instead of one-shot.
-        pairs: recipes that parts are taken out of, for the paper's claims.
+        pairs: untuned candidates that are measured with and without what the paper's claims are
+            about.
         ablations: edits of the best recipe to measure.
         sensitivity_samples: numbers of calibration windows to try.
         sensitivity_lengths: lengths of calibration windows to try.
@@ -214,16 +214,8 @@ class _Analyst:
         members, readings = self._measured_sample(bench)
         compared = likeness(bench, members, readings, self.seed)
         families = compared.families.labels
-        chosen = options.pairs and [
-            round(place * (len(members) - 1) / max(1, options.pairs - 1))
-            for place in range(min(options.pairs, len(members)))
-        ]
-        pairs: list[Pair] = []
-        if chosen:
-            places = sorted(set(chosen))
-            pairs = taken_out(
-                bench, [members[place] for place in places], [readings[place] for place in places]
-            )
+        chosen = spread(content.untuned, options.pairs)
+        pairs = edited_pairs(bench, [candidate.recipe for candidate in chosen])
         best = content.best
         edited = ablation(bench, best.recipe, options.ablations)
         crossed = factorial(bench, f"candidate {best.id}", best.recipe)

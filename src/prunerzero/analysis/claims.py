@@ -1,8 +1,10 @@
 """The paper's five principles, each a function from data to a test (Pruner-Zero, section 5).
 
-The best test of "x helps" takes x out of recipes that have it and measures both: pairs that differ
-in nothing else. Where too few recipes have x, candidates with and without are compared instead;
-those differ in more than x, and descend from one another, so that test can mislead.
+"x helps" is tested by taking x out of recipes that have it, or putting it into recipes that have
+not, and measuring both: pairs that differ in nothing else. The recipes are those that no
+measurement has tuned (published, given or random ones), since any edit of a tuned recipe is bound
+to make it worse. How candidates with and without x differ is shown too, but decides nothing: they
+differ in more than x, and descend from one another.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from typing import NamedTuple
 from prunerzero.analysis.edits import (
     GRADIENTS,
     WEIGHTS,
-    Removal,
+    Edit,
+    with_operator,
     without_operators,
     without_squares,
     without_terminals,
@@ -32,13 +35,18 @@ from prunerzero.recipe import Recipe
 FEWEST_PAIRS = 6  # below, no signed-rank test can reach 5 %
 SIGNIFICANT, CLEAR = 0.05, 0.01
 MANY_PAIRS = 12
-LOG_RATIO = "mean log ratio of perplexities, with over without"
+LOG_RATIO = "log ratio of perplexities, with over without"
 
-REMOVALS: Mapping[str, Removal] = {
+REMOVALS: Mapping[str, Edit] = {
     "gradients": without_terminals(GRADIENTS),
     "weights": without_terminals(WEIGHTS),
     "min-max": without_operators(("mms",)),
     "squares": without_squares,
+}
+# For recipes that have nothing to take out, and where there is one way to put it in.
+ADDITIONS: Mapping[str, Edit] = {
+    "min-max": with_operator("mms", GRADIENTS),
+    "squares": with_operator("sqr", WEIGHTS),
 }
 
 
@@ -50,16 +58,18 @@ class Scored(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Log perplexities of a recipe as it is, and with things taken out of it.
+    """Log perplexities of a recipe as it is, and with things taken out of it or put in.
 
     Attributes:
         whole: of the recipe.
         without: by the name in `REMOVALS`; what cannot be taken out, or changes no mask, is
             missing.
+        added: by the name in `ADDITIONS`, where there was nothing to take out.
     """
 
     whole: float
     without: Mapping[str, float]
+    added: Mapping[str, float] = {}
 
 
 class RandomComparison(NamedTuple):
@@ -91,13 +101,15 @@ class ClaimTest(NamedTuple):
     Attributes:
         statement: the claim.
         effect: the deciding effect, negative in the claim's favour; None where there is none.
-        controlled: whether it comes from pairs that differ in one thing only.
+        decides: whether it may confirm or refute the claim: it compares like with like.
+        repeated: whether chance in the search itself is averaged out.
         evidence: all numbers, a line each.
     """
 
     statement: str
     effect: Effect | None
-    controlled: bool
+    decides: bool
+    repeated: bool
     evidence: tuple[str, ...]
 
 
@@ -147,15 +159,16 @@ def evolution_beats_random(data: ClaimData) -> ClaimTest:
     """Evolution beats random search: the best of equally many candidates, window by window."""
     statement = "Evolution beats random search"
     if data.random is None:
-        return ClaimTest(statement, None, False, ("no random search to compare with (--random)",))
+        evidence: tuple[str, ...] = ("no random search to compare with (--random)",)
+        return ClaimTest(statement, None, False, False, evidence)
     both = zip(data.random.evolved, data.random.random, strict=True)
     differences = [evolved - random for evolved, random in both]
-    effect = paired_effect(differences, "mean log ratio of perplexities, evolved over random")
+    effect = paired_effect(differences, "log ratio of perplexities, evolved over random")
     evidence = (
         f"best of {data.random.candidates} distinct candidates each: {_shown(effect)}",
         "one search of each kind: other seeds may say otherwise",
     )
-    return ClaimTest(statement, effect, False, evidence)
+    return ClaimTest(statement, effect, effect is not None, False, evidence)
 
 
 CLAIMS: tuple[Callable[[ClaimData], ClaimTest], ...] = (
@@ -176,7 +189,7 @@ def judge_claims(tests: Sequence[ClaimTest]) -> list[Principle]:
         Principle(
             statement=test.statement,
             source="paper",
-            verdict=verdict(test.effect, q),
+            verdict=verdict(test, q),
             confidence=confidence(test, q),
             evidence=test.evidence,
             effect=test.effect,
@@ -186,22 +199,26 @@ def judge_claims(tests: Sequence[ClaimTest]) -> list[Principle]:
     ]
 
 
-def verdict(effect: Effect | None, q: float | None) -> str:
-    """What an effect says of a claim in whose favour negative values are."""
-    if effect is None or q is None or q >= SIGNIFICANT:
+def verdict(test: ClaimTest, q: float | None) -> str:
+    """What a test says of its claim, in whose favour negative effects are."""
+    if test.effect is None or not test.decides or q is None or q >= SIGNIFICANT:
         return "not decided"
-    return "confirmed" if effect.value < 0 else "refuted"
+    return "confirmed" if test.effect.value < 0 else "refuted"
 
 
 def confidence(test: ClaimTest, q: float | None) -> str:
-    """How far a verdict can be relied on; more than moderately only on many controlled pairs."""
-    if q is None or q >= SIGNIFICANT or test.effect is None or not test.controlled:
+    """How far a verdict can be relied on."""
+    if test.effect is None or not test.repeated or verdict(test, q) == "not decided":
         return "low"
-    return "high" if q < CLEAR and test.effect.n >= MANY_PAIRS else "moderate"
+    return "high" if (q or 0.0) < CLEAR and test.effect.n >= MANY_PAIRS else "moderate"
 
 
 def _differences(pairs: Sequence[Pair], thing: str) -> list[float]:
-    return [pair.whole - pair.without[thing] for pair in pairs if thing in pair.without]
+    """Log perplexity with the thing minus without."""
+    return [
+        *(pair.whole - pair.without[thing] for pair in pairs if thing in pair.without),
+        *(pair.added[thing] - pair.whole for pair in pairs if thing in pair.added),
+    ]
 
 
 def _with_and_without(
@@ -215,11 +232,11 @@ def _with_and_without(
     others = [scored.fitness for scored in data.candidates if not has(scored.recipe)]
     grouped = group_effect(having, others)
     evidence = (
-        f"taken out of {len(differences)} recipes: {_shown(paired)}",
+        f"{len(differences)} pairs that differ in it alone: {_shown(paired)}",
         f"{len(having)} candidates with it, {len(others)} without: {_shown(grouped)}",
     )
-    controlled = paired is not None and paired.n >= FEWEST_PAIRS
-    return ClaimTest(statement, paired if controlled else grouped, controlled, evidence)
+    decides = paired is not None and paired.n >= FEWEST_PAIRS
+    return ClaimTest(statement, paired if decides else grouped, decides, decides, evidence)
 
 
 def _has_operator(recipe: Recipe, pattern: Pattern, operator: str) -> bool:

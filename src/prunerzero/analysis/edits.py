@@ -1,4 +1,4 @@
-"""Recipes with something taken out, so that its effect can be measured on the model."""
+"""Recipes with something taken out or put in, so that its effect can be measured on the model."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ NORMALISERS = ("mms", "zsn", "rown", "coln", "div")
 GRADIENTS = "gradient"
 WEIGHTS = "weight"
 
-# From a formula to the one without something; None where nothing would be left.
-Removal = Callable[[Node], Node | None]
+# From a formula to an edited one; None where nothing would be left.
+Edit = Callable[[Node], Node | None]
 
 
 class Variant(NamedTuple):
@@ -55,11 +55,11 @@ def ablations(recipe: Recipe, pattern: Pattern) -> list[Variant]:
             for arg in node.args:
                 if isinstance(arg, Constant):
                     continue
-                edited = Metric(metric.expression.replace(index, arg))
-                if edited.shape.spans_columns:
+                shorter = Metric(metric.expression.replace(index, arg))
+                if shorter.shape.spans_columns:
                     label = f"{abstract(node)} -> {abstract(arg)}"
                     removed = node.size - arg.size
-                    edits.setdefault(label, {}).setdefault(kind, (removed, edited))
+                    edits.setdefault(label, {}).setdefault(kind, (removed, shorter))
     ordered = sorted(edits.items(), key=lambda item: min(size for size, _ in item[1].values()))
     seen = {recipe.key(pattern)}
     found = []
@@ -79,15 +79,15 @@ def with_formulas(recipe: Recipe, formulas: dict[str, Metric]) -> Recipe:
     return recipe.model_copy(update={"metric": {**recipe.metric, **formulas}})
 
 
-def removed(recipe: Recipe, removal: Removal, pattern: Pattern) -> Recipe | None:
-    """The recipe with something taken out of all its formulas.
+def edited(recipe: Recipe, edit: Edit, pattern: Pattern) -> Recipe | None:
+    """The recipe with all its formulas edited.
 
     Returns:
         None where it prunes as before, or a formula can no longer rank the weights of a row.
     """
     formulas = {}
     for kind, metric in recipe.formulas.items():
-        node = removal(metric.expression)
+        node = edit(metric.expression)
         if node is None or not node.shape.spans_columns:
             return None
         formulas[kind] = Metric(node)
@@ -95,7 +95,7 @@ def removed(recipe: Recipe, removal: Removal, pattern: Pattern) -> Recipe | None
     return variant if variant.key(pattern) != recipe.key(pattern) else None
 
 
-def without_terminals(needs: str) -> Removal:
+def without_terminals(needs: str) -> Edit:
     """Takes out all terminals that come from ``needs``: ``weight``, ``activation``, ``gradient``.
 
     A function of nothing is nothing; of a product the other factors stay, of a sum the other
@@ -129,13 +129,24 @@ def _rest(operator: str, args: list[Node | None]) -> Node | None:
     return right
 
 
-def without_operators(operators: Collection[str]) -> Removal:
+def without_operators(operators: Collection[str]) -> Edit:
     """Replaces each call of some operators by its first argument."""
 
     def rule(node: Call) -> Node:
         return node.args[0] if node.operator in operators else node
 
     return lambda node: _rewritten(node, rule)
+
+
+def with_operator(operator: str, needs: str) -> Edit:
+    """Applies an operator to every terminal that comes from ``needs``."""
+
+    def add(node: Node) -> Node:
+        if isinstance(node, Leaf):
+            return Call(operator, (node,)) if TERMINALS[node.name].needs == needs else node
+        return Call(node.operator, tuple(map(add, node.args))) if isinstance(node, Call) else node
+
+    return add
 
 
 def without_squares(node: Node) -> Node:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from prunerzero.analysis.bench import Bench, Reading
-from prunerzero.analysis.claims import REMOVALS, Pair
-from prunerzero.analysis.edits import ablations, removed
+from prunerzero.analysis.claims import ADDITIONS, REMOVALS, Pair
+from prunerzero.analysis.edits import ablations, edited
 from prunerzero.analysis.inference import Mantel, mantel, rank_agreement
 from prunerzero.analysis.records import (
     AblatedNode,
@@ -33,6 +33,7 @@ from prunerzero.pruning.allocation import UniformAllocation
 from prunerzero.recipe import Recipe
 
 WANDA = "wanda"
+PUT_IN = "with "
 
 
 class Member(NamedTuple):
@@ -141,26 +142,27 @@ def diverse_set(
     ]
 
 
-def taken_out(bench: Bench, members: Sequence[Member], readings: Sequence[Reading]) -> list[Pair]:
-    """Measures recipes with gradients, weights, min-max scaling and squares taken out."""
+def edited_pairs(bench: Bench, recipes: Sequence[Recipe]) -> list[Pair]:
+    """Measures recipes as they are, and with what the paper's claims are about out or in."""
     variants: list[dict[str, Recipe]] = []
-    for member in members:
-        found = {
-            name: removed(member.recipe, removal, bench.pattern)
-            for name, removal in REMOVALS.items()
-        }
-        variants.append({name: recipe for name, recipe in found.items() if recipe is not None})
+    for recipe in recipes:
+        found = {name: edited(recipe, edit, bench.pattern) for name, edit in REMOVALS.items()}
+        for name, edit in ADDITIONS.items():
+            if found[name] is None:
+                found[PUT_IN + name] = edited(recipe, edit, bench.pattern)
+        variants.append({name: one for name, one in found.items() if one is not None})
     flat = [recipe for edits in variants for recipe in edits.values()]
-    measured = iter(bench.measure_all("parts taken out", flat))
+    measured = iter(bench.measure_all("pairs", [*recipes, *flat]))
+    wholes = [next(measured) for _ in recipes]
     pairs = []
-    for reading, edits in zip(readings, variants, strict=True):
-        without = {name: next(measured) for name in edits}
-        pairs.append(
-            Pair(
-                reading.log_perplexity,
-                {name: other.log_perplexity for name, other in without.items() if other},
-            )
-        )
+    for whole, edits in zip(wholes, variants, strict=True):
+        readings = {name: next(measured) for name in edits}
+        losses = {name: other.log_perplexity for name, other in readings.items() if other}
+        if whole is not None:
+            added = {
+                name: losses.pop(PUT_IN + name) for name in ADDITIONS if PUT_IN + name in losses
+            }
+            pairs.append(Pair(whole.log_perplexity, losses, added))
     return pairs
 
 

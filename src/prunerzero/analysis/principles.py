@@ -18,6 +18,7 @@ from prunerzero.evaluation.perplexity import Interval
 
 SIGNIFICANT, CLEAR = 0.05, 0.01
 USEFUL, STRONG = 0.3, 0.6  # lower ends of Kendall's interval
+MANY = 12  # recipes below which nothing is said with high confidence
 SHOWN = 3
 
 
@@ -43,9 +44,16 @@ def from_proxies(correlations: Sequence[ProxyAgreement]) -> list[Principle]:
                 f"At {pattern} the {rows[0].proxy} orders recipes most like the perplexity after "
                 "pruning"
             )
-        confidence = "high" if least >= STRONG else "moderate" if least >= USEFUL else "low"
+        confidence = _confidence(least, rows[0].agreement.n)
         principles.append(_found(statement, confidence, *lines))
     return principles
+
+
+def _confidence(least: float, n: int) -> str:
+    """Of a rank correlation, from the end of its interval that is nearer to 0."""
+    if least >= STRONG and n >= MANY:
+        return "high"
+    return "moderate" if least >= USEFUL else "low"
 
 
 def _least_tau(row: ProxyAgreement) -> float:
@@ -58,7 +66,8 @@ def from_masks(test: Mantel) -> list[Principle]:
     """Whether a similar mask means a similar perplexity."""
     line = f"Mantel rho {test.rho:+.2f}, p {test.p:.2g}, {test.n} recipes"
     if test.p < SIGNIFICANT:
-        confidence = "high" if test.p < CLEAR and test.rho >= USEFUL else "moderate"
+        sure = test.p < CLEAR and test.rho >= USEFUL and test.n >= MANY
+        confidence = "high" if sure else "moderate"
         return [_found("Similar masks mean similar perplexities", confidence, line)]
     return [_found("Similar masks are not seen to mean similar perplexities", "low", line)]
 
@@ -103,24 +112,14 @@ def from_ablation(nodes: Sequence[AblatedNode]) -> list[Principle]:
         return []
     useful = sorted((n for n in nodes if n.change.low > 0), key=lambda n: -n.change.change)
     harmful = [node for node in nodes if node.change.high < 0]
-    principles = [
+    return [
         _found(
             f"{len(useful)} of {len(nodes)} single edits of the best recipe make it worse by more "
             f"than noise, {len(harmful)} better",
-            "moderate",
+            "moderate",  # each interval is over windows; they are not corrected for their number
             *(f"{node.edit}: {shown(node.change)}" for node in [*useful[:SHOWN], *harmful[:1]]),
         )
     ]
-    if useful:
-        principles.append(
-            _found(
-                f"The part of the best recipe that matters most is what the edit "
-                f"'{useful[0].edit}' removes",
-                "moderate",
-                shown(useful[0].change),
-            )
-        )
-    return principles
 
 
 def from_factorial(table: Factorial | None) -> list[Principle]:
@@ -170,7 +169,7 @@ def from_transfer(rows: Sequence[Transfer]) -> list[Principle]:
         kendall = row.agreement.kendall
         if kendall.low > 0:
             statement = f"The order of recipes carries over to {row.what} {row.name}"
-            confidence = "high" if kendall.low >= STRONG else "moderate"
+            confidence = _confidence(kendall.low, row.agreement.n)
         else:
             statement = f"The order of recipes is not seen to carry over to {row.what} {row.name}"
             confidence = "low"

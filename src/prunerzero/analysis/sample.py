@@ -16,6 +16,8 @@ from prunerzero.recipe import Recipe
 from prunerzero.study import Candidate, Measurement, Study
 
 FEWEST = 3
+# Who proposes recipes that no measurement on this model has shaped.
+UNTUNED = frozenset({"zoo", "guess", "seed", "random"})
 # Settings that a search and the random search it is compared with have in common.
 SAME = ("model_hash", "pattern", "genome", "calibration", "samples", "sequence_length", "selection")
 
@@ -25,12 +27,14 @@ class Distinct(NamedTuple):
 
     Attributes:
         id: its row.
+        origin: what proposed it.
         recipe: its recipe.
         fitness: lower is better.
         rungs: its reading on each rung that it reached, on the scale of the fitness.
     """
 
     id: int
+    origin: str
     recipe: Recipe
     fitness: float
     rungs: tuple[float, ...]
@@ -53,6 +57,11 @@ class StudyContent(NamedTuple):
     def pattern(self) -> Pattern:
         """What may be zero."""
         return Pattern.parse(self.settings.pattern)
+
+    @property
+    def untuned(self) -> list[Distinct]:
+        """The candidates that no measurement on this model has shaped."""
+        return [candidate for candidate in self.candidates if candidate.origin in UNTUNED]
 
     @property
     def best(self) -> Distinct:
@@ -113,7 +122,7 @@ def _distinct(row: Candidate, climb: Sequence[Measurement]) -> Distinct:
     assert row.fitness is not None
     where = f"candidate {row.id}: recipe"
     recipe = Recipe.from_json(dict(row.recipe), where)
-    return Distinct(row.id, recipe, row.fitness, rung_readings(row.fitness, climb))
+    return Distinct(row.id, row.origin, recipe, row.fitness, rung_readings(row.fitness, climb))
 
 
 def rung_readings(fitness: float, climb: Sequence[Measurement]) -> tuple[float, ...]:

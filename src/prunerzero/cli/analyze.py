@@ -39,7 +39,9 @@ def command(
     ] = False,
     pairs: Annotated[
         int,
-        typer.Option("--pairs", min=0, help="Candidates that parts are taken out of; 0 for none."),
+        typer.Option(
+            "--pairs", min=0, help="Candidates to measure with and without claimed parts."
+        ),
     ] = 12,
     ablations: Annotated[
         int, typer.Option("--ablations", min=0, help="Edits of the best recipe to measure.")
