@@ -14,6 +14,7 @@ from prunerzero.pruning.pattern import Pattern
 from prunerzero.recipe import Recipe
 
 NORMALISERS = ("mms", "zsn", "rown", "coln", "div")
+PARTS = {"mul": "factor", "add": "term", "sub": "term"}
 GRADIENTS = "gradient"
 WEIGHTS = "weight"
 
@@ -25,7 +26,7 @@ class Variant(NamedTuple):
     """A recipe that differs from another by one edit.
 
     Attributes:
-        label: what was replaced by what, constants as ``c``.
+        label: what was left out, or replaced by what; constants as ``c``.
         kinds: kinds of matrices whose formula was edited; ``("",)`` for a single formula.
         recipe: the edited recipe.
     """
@@ -52,12 +53,12 @@ def ablations(recipe: Recipe, pattern: Pattern) -> list[Variant]:
     edits: dict[str, dict[str, tuple[int, Metric]]] = {}
     for kind, metric in recipe.formulas.items():
         for index, node in enumerate(metric.expression.nodes()):
-            for arg in node.args:
+            for place, arg in enumerate(node.args):
                 if isinstance(arg, Constant):
                     continue
                 shorter = Metric(metric.expression.replace(index, arg))
                 if shorter.shape.spans_columns:
-                    label = f"{abstract(node)} -> {abstract(arg)}"
+                    label = _label(node, place)
                     removed = node.size - arg.size
                     edits.setdefault(label, {}).setdefault(kind, (removed, shorter))
     ordered = sorted(edits.items(), key=lambda item: min(size for size, _ in item[1].values()))
@@ -70,6 +71,14 @@ def ablations(recipe: Recipe, pattern: Pattern) -> list[Variant]:
             seen.add(key)
             found.append(Variant(label, tuple(by_kind), variant))
     return found
+
+
+def _label(node: Node, kept: int) -> str:
+    """What an edit does that leaves one operand of a node; the rest of a product goes unnamed."""
+    assert isinstance(node, Call)
+    if node.operator in PARTS:
+        return f"without the {PARTS[node.operator]} {abstract(node.args[1 - kept])}"
+    return f"{abstract(node)} -> {abstract(node.args[kept])}"
 
 
 def with_formulas(recipe: Recipe, formulas: dict[str, Metric]) -> Recipe:

@@ -76,7 +76,7 @@ class AblatedNode(NamedTuple):
     """What one edit of the best recipe does.
 
     Attributes:
-        edit: what was replaced by what, constants as ``c``.
+        edit: what was left out, or replaced by what; constants as ``c``.
         kinds: kinds of matrices whose formula has it; ``("",)`` for a single formula.
         perplexity: of the edited recipe.
         change: relative change of the perplexity by the edit; positive: the node was useful.

@@ -200,7 +200,7 @@ def _print(analysis: Analysis) -> None:
         [
             (
                 _short(row.edit),
-                ", ".join(filter(None, row.kinds)) or "all",
+                ", ".join(filter(None, row.kinds)) if len(row.kinds) < 4 else len(row.kinds),
                 f"{row.perplexity:.3f}",
                 shown(row.change),
             )
