@@ -132,6 +132,8 @@ def test_sequential_is_another_reading(study):
 def test_refusals(study, searched, tmp_path):
     with pytest.raises(InputError, match="its preset is 'default'"):
         analyze(study, Options(random=searched / "s.db"))
+    with pytest.raises(InputError, match="is the study's own"):
+        analyze(study, Options(patterns=("50%",)))
     # Part of the study's text is split otherwise than the whole, so that its validation documents
     # are among those that the search has read.
     lines = (searched / "text.jsonl").read_text().splitlines()

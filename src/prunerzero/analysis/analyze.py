@@ -156,6 +156,10 @@ def analyze(study: str | Path, options: Options | None = None, report: Report = 
     options = options or Options()
     require_scipy()
     content = read_study(study)
+    if content.settings.pattern in options.patterns:
+        raise InputError(
+            f"pattern '{content.settings.pattern}': is the study's own; name another to transfer to"
+        )
     random = None
     if options.random is not None:
         other = read_study(options.random)
@@ -190,7 +194,7 @@ class _Analyst:
         if self.model.hash != settings.model_hash:
             raise InputError(
                 f"study {content.path}: was made with another '{settings.model}' than what has "
-                "that name now (its weights differ)"
+                "that name now: its weights differ, or the --dtype that they are loaded in"
             )
 
     def load(self, name: str) -> LoadedModel:
@@ -214,26 +218,17 @@ class _Analyst:
         members, readings = self._measured_sample(bench)
         compared = likeness(bench, members, readings, self.seed)
         families = compared.families.labels
-        chosen = spread(content.untuned, options.pairs)
-        pairs = edited_pairs(bench, [candidate.recipe for candidate in chosen])
+        untuned = [candidate.recipe for candidate in spread(content.untuned, options.pairs)]
         best = content.best
-        edited = ablation(bench, best.recipe, options.ablations)
+        claims = ClaimData(
+            content.pattern,
+            [Scored(candidate.recipe, candidate.fitness) for candidate in content.candidates],
+            edited_pairs(bench, untuned),
+            None if random is None else self._contest(bench, random),
+        )
+        edits = ablation(bench, best.recipe, options.ablations)
         crossed = factorial(bench, f"candidate {best.id}", best.recipe)
-        contest = None if random is None else self._contest(bench, random)
-        shapes = [
-            *((samples, self.setting.sequence_length) for samples in options.sensitivity_samples),
-            *((self.setting.samples, length) for length in options.sensitivity_lengths),
-        ]
-        rows = []
-        if shapes:
-            rows = sensitivity(
-                bench,
-                lambda samples, length: self.bench(
-                    self.model, samples=samples, sequence_length=length
-                ),
-                shapes,
-                {f"candidate {best.id}": best.recipe, WANDA: Recipe.named(WANDA)},
-            )
+        calibrations = self._sensitivity(bench)
         bench.release()
         correlations = proxy_agreements(self.setting.pattern, members, readings, self.seed)
         moved = []
@@ -248,8 +243,6 @@ class _Analyst:
             [features(candidate.recipe, content.pattern) for candidate in content.candidates],
             [candidate.fitness for candidate in content.candidates],
         )
-        scored = [Scored(candidate.recipe, candidate.fitness) for candidate in content.candidates]
-        claims = ClaimData(content.pattern, scored, pairs, contest)
         analysis = Analysis(
             study=content.path,
             setting=self.setting,
@@ -260,23 +253,40 @@ class _Analyst:
             likeness=compared,
             diverse=diverse_set(members, readings, families),
             enrichment=enriched,
-            ablation=edited,
+            ablation=edits,
             factorial=crossed,
-            sensitivity=rows,
+            sensitivity=calibrations,
             transfer=moved,
             principles=[
                 *judge_claims([claim(claims) for claim in CLAIMS]),
                 *principle.from_proxies(correlations),
                 *principle.from_masks(compared.mantel),
                 *principle.from_enrichment(enriched),
-                *principle.from_ablation(edited),
+                *principle.from_ablation(edits),
                 *principle.from_factorial(crossed),
-                *principle.from_sensitivity(rows),
+                *principle.from_sensitivity(calibrations),
                 *principle.from_transfer(moved),
             ],
         )
         self.readings.keep_result(analysis.to_json())
         return analysis
+
+    def _sensitivity(self, bench: Bench) -> list[SensitivityReading]:
+        """The best recipe and Wanda, by calibration."""
+        options, setting, best = self.options, self.setting, self.content.best
+        shapes = [
+            *((samples, setting.sequence_length) for samples in options.sensitivity_samples),
+            *((setting.samples, length) for length in options.sensitivity_lengths),
+        ]
+        if not shapes:
+            return []
+        recipes = {f"candidate {best.id}": best.recipe, WANDA: Recipe.named(WANDA)}
+        return sensitivity(
+            bench,
+            lambda samples, length: self.bench(self.model, samples=samples, sequence_length=length),
+            shapes,
+            recipes,
+        )
 
     def _measured_sample(self, bench: Bench) -> tuple[list[Member], list[Reading]]:
         """The sample and Wanda, without recipes that could not be measured."""
@@ -296,6 +306,7 @@ class _Analyst:
         readings = bench.measure_all(
             "candidates", [member.recipe for member in members], proxies=True
         )
+        bench.release_proxies()
         both = [(m, r) for m, r in zip(members, readings, strict=True) if r is not None]
         if len(both) < 2 or all(member.name != WANDA for member, _ in both):
             raise InputError(f"study {content.path}: too few of its recipes can be measured")

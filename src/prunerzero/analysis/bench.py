@@ -279,6 +279,10 @@ class Bench:
         else:
             self._masker.use(statistics)
 
+    def release_proxies(self) -> None:
+        """Gives back the memory of the dense model's inputs, when no more proxies are wanted."""
+        self._proxies = None
+
     def release(self) -> None:
         """Gives back the memory of statistics and dense weights; they are gathered anew if used."""
         self._masker = self._proxies = self._comparison = None
