@@ -173,4 +173,10 @@ def test_principles_say_what_the_interval_allows(study):
     nothing = from_proxies(with_tau(0.1, -0.2, 0.4))[0]
     assert nothing.confidence == "low"
     assert "no cheap reading" in nothing.statement
+    half = with_tau(0.8, 0.7, 0.9)[0]._replace(among="better half")
+    lines = from_proxies([*with_tau(0.8, 0.7, 0.9), half])[0].evidence
+    assert [line.split(":")[0] for line in lines] == [
+        row.proxy,
+        f"{row.proxy}, better half of the recipes",
+    ]
     assert from_transfer([]) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from operator import sub
+from statistics import median
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from prunerzero.analysis.bench import Bench, Reading
 from prunerzero.analysis.claims import ADDITIONS, REMOVALS, Pair
 from prunerzero.analysis.edits import ablations, edited
-from prunerzero.analysis.inference import Mantel, mantel, rank_agreement
+from prunerzero.analysis.inference import FEWEST, Mantel, mantel, rank_agreement
 from prunerzero.analysis.records import (
     AblatedNode,
     Factorial,
@@ -102,25 +103,34 @@ def proxy_agreements(
     pattern: str, members: Sequence[Member], readings: Sequence[Reading], seed: int
 ) -> list[ProxyAgreement]:
     """How far each cheap reading orders the recipes as their log perplexities do."""
+    losses = [reading.log_perplexity for reading in readings]
+    middle = median(losses)
     columns: dict[str, list[tuple[float, float]]] = {}
     for member, reading in zip(members, readings, strict=True):
-        assert reading.proxies is not None
-        cheap: dict[str, float | None] = {
-            "reconstruction error": reading.proxies.reconstruction,
-            "block divergence": reading.proxies.block_divergence,
-            "score correlation with Wanda": reading.proxies.score_correlation,
-            **{f"rung {rung} of the search": value for rung, value in enumerate(member.rungs)},
-            "fitness of the search": member.fitness,
-        }
-        for name, value in cheap.items():
+        for name, value in _cheap_readings(member, reading).items():
             if value is not None:
                 columns.setdefault(name, []).append((value, reading.log_perplexity))
     found = []
-    for name, pairs in columns.items():
-        agreement = rank_agreement(*zip(*pairs, strict=True), seed=seed)
-        if agreement is not None:
-            found.append(ProxyAgreement(pattern, name, agreement))
+    for among, highest in (("all", max(losses)), ("better half", middle)):
+        for name, pairs in columns.items():
+            chosen = [pair for pair in pairs if pair[1] <= highest]
+            if len(chosen) < FEWEST:
+                continue
+            agreement = rank_agreement(*zip(*chosen, strict=True), seed=seed)
+            if agreement is not None:
+                found.append(ProxyAgreement(pattern, name, among, agreement))
     return found
+
+
+def _cheap_readings(member: Member, reading: Reading) -> dict[str, float | None]:
+    assert reading.proxies is not None
+    return {
+        "reconstruction error": reading.proxies.reconstruction,
+        "block divergence": reading.proxies.block_divergence,
+        "score correlation with Wanda": reading.proxies.score_correlation,
+        **{f"rung {rung} of the search": value for rung, value in enumerate(member.rungs)},
+        "fitness of the search": member.fitness,
+    }
 
 
 def diverse_set(

@@ -33,9 +33,18 @@ def from_proxies(correlations: Sequence[ProxyAgreement]) -> list[Principle]:
     """
     principles = []
     for pattern in dict.fromkeys(row.pattern for row in correlations):
-        rows = [row for row in correlations if row.pattern == pattern]
+        rows = [row for row in correlations if (row.pattern, row.among) == (pattern, "all")]
         rows.sort(key=_least_tau, reverse=True)
-        lines = [f"{row.proxy}: tau {row.agreement.kendall}, n {row.agreement.n}" for row in rows]
+        halves = [
+            row
+            for row in correlations
+            if (row.pattern, row.among, row.proxy) == (pattern, "better half", rows[0].proxy)
+        ]
+        lines = [
+            f"{row.proxy}{', better half of the recipes' if row in halves else ''}: tau "
+            f"{row.agreement.kendall}, n {row.agreement.n}"
+            for row in [*rows, *halves]
+        ]
         least = _least_tau(rows[0])
         if least <= 0:
             statement = f"At {pattern} no cheap reading orders recipes as the perplexity does"

@@ -43,12 +43,15 @@ class ProxyAgreement(NamedTuple):
 
     Attributes:
         pattern: what was pruned.
-        proxy: the cheap reading: ``reconstruction error``, ``rung 0``, ...
+        proxy: the cheap reading: ``reconstruction error``, ``rung 0 of the search``, ...
+        among: ``all`` recipes of the sample, or the ``better half`` by perplexity, whose order is
+            harder to tell and matters more.
         agreement: with the log perplexity; positive where both rise together.
     """
 
     pattern: str
     proxy: str
+    among: str
     agreement: RankAgreement
 
 

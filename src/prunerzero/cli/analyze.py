@@ -155,9 +155,16 @@ def _print(analysis: Analysis) -> None:
     )
     _table(
         "Cheap readings against the log perplexity after pruning",
-        ("pattern", "reading", "Kendall", "Spearman", "n"),
+        ("pattern", "reading", "recipes", "Kendall", "Spearman", "n"),
         [
-            (row.pattern, row.proxy, row.agreement.kendall, row.agreement.spearman, row.agreement.n)
+            (
+                row.pattern,
+                row.proxy,
+                row.among,
+                row.agreement.kendall,
+                row.agreement.spearman,
+                row.agreement.n,
+            )
             for row in analysis.correlations
         ],
     )

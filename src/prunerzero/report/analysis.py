@@ -52,6 +52,7 @@ def proxy_bars(analysis: Analysis) -> list[Bar]:
     return [
         Bar(f"{row.proxy}, {row.pattern}", *row.agreement.kendall[:3])
         for row in analysis.correlations
+        if row.among == "all"
     ]
 
 
@@ -102,7 +103,11 @@ def draw_figures(analysis: Analysis, directory: str | Path) -> list[Path]:
         ("proxies", bars, lambda axes: _draw_bars(axes, bars, "Kendall's tau with perplexity")),
         ("reconstruction", points, lambda axes: _draw_points(axes, points)),
         ("masks", heatmap.names, lambda axes: _draw_heatmap(axes, heatmap)),
-        ("ablation", edits, lambda axes: _draw_bars(axes, edits, "change of perplexity, %")),
+        (
+            "ablation",
+            edits,
+            lambda axes: _draw_bars(axes, edits, "change of perplexity, %", linear=10),
+        ),
     ]
     return [
         _draw(Path(directory) / f"{name}.svg", rows, paint) for name, rows, paint in wanted if rows
@@ -134,7 +139,8 @@ def _draw(path: Path, rows: Sequence[Any], paint: Callable[[Any], None]) -> Path
     return path
 
 
-def _draw_bars(axes: Any, bars: Sequence[Bar], title: str) -> None:
+def _draw_bars(axes: Any, bars: Sequence[Bar], title: str, linear: float | None = None) -> None:
+    """Bars with intervals; beyond ``linear`` the axis is logarithmic, if one is given."""
     places = range(len(bars))
     values = [bar.value for bar in bars]
     reach = [
@@ -145,6 +151,8 @@ def _draw_bars(axes: Any, bars: Sequence[Bar], title: str) -> None:
     axes.barh(places, values, xerr=reach, color=sure, ecolor="#444444", capsize=2)
     axes.set_yticks(places, [_short(bar.label) for bar in bars], parse_math=False)
     axes.invert_yaxis()
+    if linear is not None:
+        axes.set_xscale("symlog", linthresh=linear)
     axes.axvline(0, color="#444444", linewidth=0.8)
     axes.set_xlabel(f"{title}, with 95 % intervals (grey: 0 is inside)")
 
@@ -160,6 +168,7 @@ def _draw_points(axes: Any, points: Sequence[Point]) -> None:
             textcoords="offset points",
             fontsize=7,
         )
+    axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("layerwise reconstruction error, relative")
     axes.set_ylabel("perplexity after pruning")
