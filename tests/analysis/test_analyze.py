@@ -7,7 +7,8 @@ import pytest
 
 from prunerzero.analysis import bench as benches
 from prunerzero.analysis.analyze import Options, analyze
-from prunerzero.analysis.principles import from_proxies, from_transfer
+from prunerzero.analysis.inference import Mantel
+from prunerzero.analysis.principles import from_masks, from_proxies, from_transfer
 from prunerzero.cli.app import main
 from prunerzero.errors import InputError
 from prunerzero.report.analysis import draw_figures, mask_heatmap
@@ -180,3 +181,7 @@ def test_principles_say_what_the_interval_allows(study):
         f"{row.proxy}, better half of the recipes",
     ]
     assert from_transfer([]) == []
+    clear, unclear = Mantel(0.8, 0.001, 20), Mantel(0.1, 0.4, 10)
+    assert from_masks(clear, clear)[0].confidence == "high"
+    assert "better half that is not seen" in from_masks(clear, unclear)[0].statement
+    assert "not seen to mean" in from_masks(unclear, clear)[0].statement

@@ -72,6 +72,11 @@ def test_enrichment_is_fishers_test():
     assert rows[0].q == pytest.approx(2 / 1140)
     assert rows[0].odds_ratio == pytest.approx(3.5 * 17.5 / 0.25)
     assert enrichment([{a}, {a}, set()], [1, 2, 3]) == []  # two holders are too few
+    # What the same candidates have is tested once, so its q is that of one test.
+    twin = Feature("subtree", "F ** c")
+    (row,) = enrichment([{a, twin}] * 3 + [set()] * 17, list(range(20)), share=0.15)
+    assert (row.name, row.also) == ("F ** c", ("F",))
+    assert row.q == row.p
 
 
 def test_ablations_drop_one_thing_each():

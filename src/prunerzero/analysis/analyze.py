@@ -260,7 +260,7 @@ class _Analyst:
             principles=[
                 *judge_claims([claim(claims) for claim in CLAIMS]),
                 *principle.from_proxies(correlations),
-                *principle.from_masks(compared.mantel),
+                *principle.from_masks(compared.mantel, compared.better_half),
                 *principle.from_enrichment(enriched),
                 *principle.from_ablation(edits),
                 *principle.from_factorial(crossed),

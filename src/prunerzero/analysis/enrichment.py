@@ -27,6 +27,8 @@ class Enrichment(NamedTuple):
             half added to each count so that it is finite.
         p: Fisher's exact test, two-sided.
         q: after Benjamini and Hochberg, over all features tested.
+        also: names of further features that the very same candidates have: one test serves them
+            all, and cannot tell which of them it is.
     """
 
     kind: str
@@ -38,6 +40,7 @@ class Enrichment(NamedTuple):
     odds_ratio: float
     p: float
     q: float
+    also: tuple[str, ...] = ()
 
 
 def enrichment(
@@ -62,29 +65,33 @@ def enrichment(
     for index, candidate in enumerate(candidates):
         for feature in candidate:
             holders.setdefault(feature, set()).add(index)
-    tested = sorted(f for f, having in holders.items() if FEWEST <= len(having) < count)
-    tables = [_table(holders[feature], best, count) for feature in tested]
+    tested: dict[frozenset[int], list[Feature]] = {}
+    for feature, having in sorted(holders.items(), key=lambda item: (-len(item[0].name), item[0])):
+        if FEWEST <= len(having) < count:
+            tested.setdefault(frozenset(having), []).append(feature)
+    tables = [_table(having, best, count) for having in tested]
     p_values = [float(fisher_exact(table).pvalue) for table in tables]
     rows = [
         Enrichment(
-            feature.kind,
-            feature.name,
+            same[0].kind,
+            same[0].name,
             best_with=table[0][0],
             best=len(best),
-            all_with=len(holders[feature]),
+            all_with=len(having),
             all=count,
             odds_ratio=_odds_ratio(table),
             p=p,
             q=q,
+            also=tuple(feature.name for feature in same[1:]),
         )
-        for feature, table, p, q in zip(
-            tested, tables, p_values, benjamini_hochberg(p_values), strict=True
+        for (having, same), table, p, q in zip(
+            tested.items(), tables, p_values, benjamini_hochberg(p_values), strict=True
         )
     ]
     return sorted(rows, key=lambda row: (row.q, row.p, -row.odds_ratio, row.kind, row.name))
 
 
-def _table(having: set[int], best: set[int], count: int) -> list[list[int]]:
+def _table(having: frozenset[int], best: set[int], count: int) -> list[list[int]]:
     """Best and others, with and without the feature."""
     both = len(having & best)
     others = len(having) - both

@@ -54,12 +54,14 @@ class Likeness(NamedTuple):
         matrices: pairwise likeness.
         families: their grouping by masks.
         mantel: mask distance (1 - Jaccard) against the difference of log perplexities.
+        better_half: the same among the better half by perplexity; None for too few.
     """
 
     names: tuple[str, ...]
     matrices: Similarity
     families: Families
     mantel: Mantel
+    better_half: Mantel | None
 
 
 def likeness(
@@ -69,12 +71,15 @@ def likeness(
     recipes = [member.recipe for member in members]
     matrices = similarity(bench.masker(recipes), recipes)
     losses = np.array([reading.log_perplexity for reading in readings])
-    apart = np.abs(losses[:, None] - losses)
+    apart, distant = np.abs(losses[:, None] - losses), 1.0 - matrices.jaccard
+    good = np.ix_(losses <= np.median(losses), losses <= np.median(losses))
+    half = len(apart[good]) >= FEWEST
     return Likeness(
         tuple(member.name for member in members),
         matrices,
         mask_families(matrices.agreement),
-        mantel(1.0 - matrices.jaccard, apart, seed=seed),
+        mantel(distant, apart, seed=seed),
+        mantel(distant[good], apart[good], seed=seed) if half else None,
     )
 
 

@@ -71,14 +71,25 @@ def _least_tau(row: ProxyAgreement) -> float:
     return kendall.low if kendall.value >= 0 else -kendall.high
 
 
-def from_masks(test: Mantel) -> list[Principle]:
-    """Whether a similar mask means a similar perplexity."""
-    line = f"Mantel rho {test.rho:+.2f}, p {test.p:.2g}, {test.n} recipes"
-    if test.p < SIGNIFICANT:
-        sure = test.p < CLEAR and test.rho >= USEFUL and test.n >= MANY
-        confidence = "high" if sure else "moderate"
-        return [_found("Similar masks mean similar perplexities", confidence, line)]
-    return [_found("Similar masks are not seen to mean similar perplexities", "low", line)]
+def from_masks(everything: Mantel, better_half: Mantel | None) -> list[Principle]:
+    """Whether a similar mask means a similar perplexity, also where all recipes are good ones."""
+    lines = [
+        f"{among}: Mantel rho {test.rho:+.2f}, p {test.p:.2g}, {test.n} recipes"
+        for among, test in (("all", everything), ("better half", better_half))
+        if test is not None
+    ]
+    if everything.p >= SIGNIFICANT:
+        return [_found("Similar masks are not seen to mean similar perplexities", "low", *lines)]
+    if better_half is None or better_half.p >= SIGNIFICANT:
+        statement = (
+            "Similar masks mean similar perplexities over the whole sample; among its better half "
+            "that is not seen"
+        )
+        return [_found(statement, "moderate", *lines)]
+    sure = everything.p < CLEAR and everything.rho >= USEFUL and everything.n >= MANY
+    return [
+        _found("Similar masks mean similar perplexities", "high" if sure else "moderate", *lines)
+    ]
 
 
 def from_enrichment(rows: Sequence[Enrichment]) -> list[Principle]:
@@ -110,9 +121,13 @@ def from_enrichment(rows: Sequence[Enrichment]) -> list[Principle]:
 
 def _enriched(row: Enrichment) -> str:
     return (
-        f"{row.kind} {row.name}: {row.best_with} of the best {row.best}, {row.all_with} of all "
-        f"{row.all}, odds ratio {row.odds_ratio:.2g}, q {row.q:.2g}"
+        f"{row.kind} {row.name}{_also(row)}: {row.best_with} of the best {row.best}, "
+        f"{row.all_with} of all {row.all}, odds ratio {row.odds_ratio:.2g}, q {row.q:.2g}"
     )
+
+
+def _also(row: Enrichment) -> str:
+    return f" (the same candidates as {', '.join(row.also[:SHOWN])})" if row.also else ""
 
 
 def from_ablation(nodes: Sequence[AblatedNode]) -> list[Principle]:

@@ -191,7 +191,7 @@ def _print(analysis: Analysis) -> None:
         [
             (
                 row.kind,
-                _short(row.name),
+                _short(" = ".join((row.name, *row.also))),
                 f"{row.best_with}/{row.best}",
                 f"{row.all_with}/{row.all}",
                 f"{row.odds_ratio:.2f}",
