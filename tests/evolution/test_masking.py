@@ -188,14 +188,14 @@ def test_different_masks_have_different_fingerprints(bench):
     prints = {name: masker.fingerprint(one) for name, one in RECIPES.items()}
     assert len(set(prints.values())) == len(RECIPES)
     # A change of sparsity of a single matrix shows even where no probe lies.
-    masker._probes = masker._probes[:1]
+    masker.probes = masker.probes[:1]
     one = recipe("W", allocation={"name": "curves", "curves": {"up_proj": [0, 0, 0.1]}})
     assert masker.fingerprint(one) != masker.fingerprint(recipe("W"))
 
 
 def test_probes_spread_over_kinds_and_depth(bench):
     masker = bench().masker
-    probes = masker._probes
+    probes = masker.probes
     assert len({probe.kind for probe in probes}) == len(probes) == 6
     assert {probe.block for probe in probes} == {0, 1, 2}
 

@@ -45,6 +45,9 @@ class Masker:
         statistics: statistics of the dense model.
         pattern: what may be zero.
         dense: copies of the dense weights, by default made now.
+
+    Attributes:
+        probes: a few matrices of different kinds, spread over the depth.
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class Masker:
         self._statistics = statistics
         self._inputs = Memo(INPUT_BYTES)
         self._memo = Memo(MEMO_BYTES)
-        self._probes = _spread(self.matrices, PROBES)
+        self.probes = _spread(self.matrices, PROBES)
 
     def use(self, statistics: DenseStatistics) -> None:
         """Takes statistics that hold more terminals than those it was made with."""
@@ -88,7 +91,7 @@ class Masker:
     ) -> list[Tensor]:
         """The recipe's masks on the probe matrices."""
         sparsities = sparsities or self.sparsities(recipe)
-        return [self.mask(recipe, probe, sparsities[probe.name]) for probe in self._probes]
+        return [self.mask(recipe, probe, sparsities[probe.name]) for probe in self.probes]
 
     def sparsities(self, recipe: Recipe) -> dict[str, Fraction]:
         """What the recipe's allocation gives each matrix, by name."""
