@@ -1,4 +1,4 @@
-"""What happens to the weights that pruning keeps: values and masks made better, without training."""
+"""What happens to the weights that pruning keeps: new values, or other weights instead."""
 
 from __future__ import annotations
 
