@@ -14,6 +14,10 @@ class InputError(PrunerZeroError, ValueError):
     """
 
 
+class UnusableScores(InputError):
+    """A metric gives scores that cannot rank weights: not finite, or all the same."""
+
+
 class MissingExtraError(InputError):
     """Something needs an optional dependency that is not installed.
 

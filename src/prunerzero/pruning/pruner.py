@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from prunerzero.errors import InputError
+from prunerzero.errors import UnusableScores as UnusableScores
 from prunerzero.metric import Metric
 from prunerzero.models.blocks import (
     EVERYTHING,
@@ -33,12 +34,12 @@ from prunerzero.recipe import Recipe
 from prunerzero.statistics.cache import Statistics, gather_statistics
 from prunerzero.statistics.collectors import FORWARD, Sample, raw_sums, terminals_of
 from prunerzero.statistics.gathering import ActivationSums, RawStatistics
+from prunerzero.statistics.hessian import inverse_factor
+from prunerzero.updates.adaptive import adaptively_pruned
+from prunerzero.updates.dsnot import dsnot
+from prunerzero.updates.sparsegpt import updated
 
 REPLAY_TOKENS = 1024
-
-
-class UnusableScores(InputError):
-    """A metric gives scores that cannot rank weights: not finite, or all the same."""
 
 
 @dataclass(frozen=True)
@@ -279,6 +280,7 @@ def run_loop(
     for block in blocks:
         with hold(block):
             measured = None
+            terminals: dict[str, Tensor] = {}
             if replay and tokens is not None:
                 sample = Sample(tokens.shape[0], tokens.numel())
                 sums = _replayed_sums(replay, block, replayed)
@@ -289,8 +291,9 @@ def run_loop(
                 if measured:
                     mine = terminals_of(recipe.terminals, replayed)
                     terminals = terminals | measured.of(matrix, mine)
-                mask = matrix_mask(recipe, matrix, terminals, pattern, sparsities[matrix.name])
-                apply_mask(matrix, mask)
+                prune_matrix(recipe, matrix, terminals, pattern, sparsities[matrix.name])
+            # The next block's Gram matrices shall not find this one's still there.
+            measured, terminals = None, {}
             if replay and block is not blocks[-1]:
                 replay.advance(replay.run(block))
         report("pruning", block.index + 1, blocks[-1].index + 1)
@@ -324,6 +327,47 @@ def plan_sparsities(blocks: list[Block], recipe: Recipe, pattern: Pattern) -> di
     return recipe.allocation.sparsities([matrix.shape for matrix in matrices], pattern)
 
 
+@torch.no_grad()
+def prune_matrix(
+    recipe: Recipe,
+    matrix: Matrix,
+    statistics: dict[str, Tensor],
+    pattern: Pattern,
+    sparsity: Fraction,
+) -> None:
+    """Prunes one matrix in place, and does to what is kept what the recipe's update says.
+
+    Args:
+        recipe: the recipe.
+        matrix: the matrix, holding its dense weight.
+        statistics: what `Recipe.terminals` asks for, by name.
+        pattern: the run's pattern.
+        sparsity: this matrix's share of it (ignored for N:M).
+
+    Raises:
+        UnusableScores: if the scores are not finite.
+    """
+    metric = recipe.metric_for(matrix.kind, matrix.family)
+    own = {name: statistics[name] for name in metric.terminals if name in statistics}
+    if not pattern.is_nm and sparsity == 0:
+        return
+    wanted = pattern if pattern.is_nm else Pattern.unstructured(sparsity)
+    if recipe.update == "sparsegpt-adaptive":
+        factor = inverse_factor(statistics["H"])
+        weight = adaptively_pruned(
+            matrix.weight, factor, metric, own, wanted, recipe.group, name=matrix.name
+        )
+        matrix.weight.copy_(weight)
+        return
+    mask = matrix_mask(recipe, matrix, own, pattern, sparsity)
+    if recipe.update == "sparsegpt":
+        matrix.weight.copy_(updated(matrix.weight, mask, inverse_factor(statistics["H"])))
+        return
+    if recipe.update == "dsnot":
+        mask = dsnot(matrix.weight, mask, statistics["Amean"], statistics["Avar"], wanted)
+    apply_mask(matrix, mask)
+
+
 def matrix_mask(
     recipe: Recipe,
     matrix: Matrix,
@@ -338,7 +382,7 @@ def matrix_mask(
         matrix: the matrix, holding its dense weight.
         terminals: its data terminals by name.
         pattern: the run's pattern.
-        sparsity: this matrix's share of it (ignored for N:M).
+        sparsity: this matrix's share of it, above 0 (ignored for N:M).
 
     Raises:
         UnusableScores: if the scores are not finite.
@@ -351,8 +395,6 @@ def matrix_mask(
         )
     if pattern.is_nm:
         return pattern.mask(scores)
-    if sparsity == 0:
-        return torch.ones_like(scores, dtype=torch.bool)
     return Pattern.unstructured(sparsity).mask(scores, group=recipe.group)
 
 

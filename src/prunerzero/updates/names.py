@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 Update = Literal["none", "sparsegpt", "sparsegpt-adaptive", "dsnot"]
 
-UPDATES: tuple[Update, ...] = get_args(Update)
+# Those that give kept weights new values; the others choose among the dense ones.
+VALUES: frozenset[Update] = frozenset({"sparsegpt", "sparsegpt-adaptive"})
 
 # Beside those of the formula (`prunerzero.statistics.collectors`).
 STATISTICS: dict[Update, frozenset[str]] = {
