@@ -65,7 +65,7 @@ def test_the_table_tells_what_was_done(model, data, succeed):
     for word in (model, "4 windows", "32 tokens", "calibration.jsonl", "other.txt", "seed 7",
                  "cpu, float32", "sequential"):  # fmt: skip
         assert word in lines[0]
-    assert lines[2].split()[:5] == ["metric", "group", "pattern", "sparsity", "perplexity"]
+    assert lines[2].split()[:5] == ["metric", "group", "update", "pattern", "sparsity"]
     assert [line.split()[0] for line in lines[3:]] == ["dense", "magnitude", "wanda"]
 
 

@@ -109,7 +109,9 @@ def shown_group(recipe: Recipe, pattern: Pattern) -> str:
     return "-" if pattern.is_nm else recipe.group
 
 
-def one_recipe(metric: str | None, recipe: str | None, group: str | None) -> Recipe:
+def one_recipe(
+    metric: str | None, recipe: str | None, group: str | None, update: str | None = None
+) -> Recipe:
     """The recipe behind ``--metric`` or ``--recipe``.
 
     Raises:
@@ -118,11 +120,15 @@ def one_recipe(metric: str | None, recipe: str | None, group: str | None) -> Rec
     from prunerzero.recipe import Recipe
 
     if metric is not None and recipe is None:
-        return Recipe.from_text(metric, group)
-    if recipe is not None and metric is None:
-        loaded = Recipe.load(recipe)
-        return loaded.with_group(group) if group else loaded
-    raise InputError("give either --metric (a name, an expression or a JSON file) or --recipe FILE")
+        chosen = Recipe.from_text(metric, group)
+    elif recipe is not None and metric is None:
+        chosen = Recipe.load(recipe)
+        chosen = chosen.with_group(group) if group else chosen
+    else:
+        raise InputError(
+            "give either --metric (a name, an expression or a JSON file) or --recipe FILE"
+        )
+    return chosen.with_update(update) if update else chosen
 
 
 def described(calibration: dict[str, Any] | None) -> str:
