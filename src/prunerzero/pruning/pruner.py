@@ -36,8 +36,8 @@ from prunerzero.statistics.collectors import FORWARD, Sample, raw_sums, terminal
 from prunerzero.statistics.gathering import ActivationSums, RawStatistics
 from prunerzero.statistics.hessian import inverse_factor
 from prunerzero.updates.adaptive import adaptively_pruned
-from prunerzero.updates.dsnot import dsnot
-from prunerzero.updates.sparsegpt import updated
+from prunerzero.updates.columnwise import updated
+from prunerzero.updates.swapping import dsnot
 
 REPLAY_TOKENS = 1024
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from prunerzero.lazy import attributes_on_demand
 
 if TYPE_CHECKING:
-    from prunerzero.updates.dsnot import dsnot
-    from prunerzero.updates.sparsegpt import sparsegpt, updated
+    from prunerzero.updates.columnwise import sparsegpt, updated
+    from prunerzero.updates.swapping import dsnot
 
 __all__ = ["dsnot", "sparsegpt", "updated"]
 
+# The modules have other names than the functions: an imported module would take a name's place.
 __getattr__ = attributes_on_demand(
-    __name__, {"dsnot": "dsnot", "sparsegpt": "sparsegpt", "updated": "sparsegpt"}
+    __name__, {"dsnot": "swapping", "sparsegpt": "columnwise", "updated": "columnwise"}
 )

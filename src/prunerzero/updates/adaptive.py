@@ -19,7 +19,7 @@ from prunerzero.metric.scoring import ColumnScorer
 from prunerzero.pruning.masks import keep_highest
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.statistics.hessian import InverseFactor
-from prunerzero.updates.sparsegpt import BLOCK, adaptive, lowest_of_group
+from prunerzero.updates.columnwise import BLOCK, adaptive, lowest_of_group
 
 
 @torch.no_grad()

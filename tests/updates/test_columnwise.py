@@ -1,4 +1,4 @@
-"""SparseGPT's update against the published reference, a naive version, and what must always hold."""
+"""SparseGPT's update against the reference, against a naive version, and what must always hold."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from prunerzero.pruning.masks import keep_n_of_m
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.statistics.hessian import factored, inverse_factor
 from prunerzero.updates import sparsegpt, updated
-from prunerzero.updates.sparsegpt import lowest_of_group
+from prunerzero.updates.columnwise import lowest_of_group
 
 GOLDEN = load_file(Path(__file__).parents[1] / "data" / "reference-sparsegpt.safetensors")
 PATTERNS = {"unstructured_50": "50%", "unstructured_70": "70%", "2of4": "2:4"}
