@@ -58,6 +58,20 @@ def test_metrics_may_be_expressions_and_files(model, data, tmp_path, succeed):
     assert document["settings"]["sequential"] is False
 
 
+def test_every_metric_with_each_update(model, data, succeed):
+    document = succeed("compare", model, "--metrics", "wanda,W", "--update", "none, sparsegpt",
+                       "--pattern", "2:4", *data, "--json")  # fmt: skip
+    rows = document["rows"]
+    assert [(row["metric"], row["update"]) for row in rows] == [
+        ("wanda", "none"), ("wanda", "sparsegpt"), ("W", "none"), ("W", "sparsegpt"),
+    ]  # fmt: skip
+    assert len({row["perplexity"] for row in rows}) == 4
+    assert {row["sparsity"] for row in rows} == {0.5}
+    own = succeed("compare", model, "--metrics", "dsnot,sparsegpt", "--pattern", "2:4", *data,
+                  "--json")  # fmt: skip
+    assert [row["update"] for row in own["rows"]] == ["dsnot", "sparsegpt-adaptive"]
+
+
 def test_the_table_tells_what_was_done(model, data, succeed):
     out = succeed("compare", model, "--metrics", "magnitude,wanda", "--pattern", "50%", *data,
                   "--seed", 7)  # fmt: skip
@@ -74,6 +88,8 @@ def test_the_table_tells_what_was_done(model, data, succeed):
     [
         (["--metrics", "wanda,,ria"], "entry 2 is empty"),
         (["--metrics", "wanda,nonsense"], "metric 'nonsense'"),
+        (["--update", "none,magic"], "update: Input should be 'none', 'sparsegpt', "),
+        (["--update", ""], "entry 1 is empty"),
         (["--pattern", "150%"], "between 0% and 100%"),
         (["--pattern", "3:5"], "the width 32 of"),
         (["--text", "nonsense"], "nonsense"),

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunerzero.errors import InputError
+from prunerzero.errors import InputError, PrunerZeroWarning
 from prunerzero.statistics.hessian import factored, invert_lower
 
 
@@ -37,7 +37,7 @@ def test_lower_triangles_are_inverted(size, seed):
 def test_damping_is_raised_until_the_factorisation_works():
     # Not positive semi-definite: its lowest eigenvalue is -2, with a mean diagonal of 1.
     gram = torch.full((4, 4), -1.0).fill_diagonal_(1.0)
-    with pytest.warns(RuntimeWarning, match="not positive definite") as warned:
+    with pytest.warns(PrunerZeroWarning, match="not positive definite") as warned:
         factor = factored(gram)
     assert factor.damping == 10.0
     assert [str(w.message).split()[-1] for w in warned] == ["0.1", "1", "10"]
@@ -46,14 +46,14 @@ def test_damping_is_raised_until_the_factorisation_works():
 
 def test_damping_from_nothing():
     gram = torch.ones(5, 5)  # one direction only
-    with pytest.warns(RuntimeWarning, match="with damping 0; going on with 0.0001"):
+    with pytest.warns(PrunerZeroWarning, match="with damping 0; going on with 0.0001"):
         assert factored(gram, 0.0).damping >= 1e-4
 
 
 def test_what_is_no_gram_matrix_is_refused():
     gram = torch.full((40, 40), -1.0).fill_diagonal_(1.0)  # lowest eigenvalue -38
     with (
-        pytest.warns(RuntimeWarning),
+        pytest.warns(PrunerZeroWarning),
         pytest.raises(InputError, match="even with damping 10; must be X\\^T X"),
     ):
         factored(gram)

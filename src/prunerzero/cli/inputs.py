@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunerzero.cli.common import note, prepare_output
-from prunerzero.errors import InputError
+from prunerzero.errors import InputError, PrunerZeroWarning
 from prunerzero.models.names import converted_directory, gguf_file
 from prunerzero.models.selection import Selection
 
@@ -71,6 +71,8 @@ def announce(name: str) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+        warnings.simplefilter("default", PrunerZeroWarning)
+        warnings.showwarning = lambda message, *_, **__: note(f"prunerzero: warning: {message}")
     from transformers.utils import logging
 
     logging.set_verbosity_error()

@@ -14,7 +14,7 @@ CARD = "README.md"
 KEPT = {
     "none": "as they were",
     "sparsegpt": "updated by SparseGPT",
-    "sparsegpt-adaptive": "chosen and updated along the way, as SparseGPT does",
+    "sparsegpt-adaptive": "chosen and updated along the way by SparseGPT",
     "dsnot": "as they were; the mask refined by DSnoT",
 }
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from prunerzero.errors import InputError
+from prunerzero.errors import InputError, PrunerZeroWarning
 
 DAMPING = 0.01
 # What a failed factorisation raises the damping by, and where it gives up.
@@ -106,7 +106,7 @@ def factored(gram: Tensor, damping: float = DAMPING) -> InverseFactor:
         warnings.warn(
             f"Gram matrix {list(gram.shape)}: not positive definite in float32 with damping "
             f"{tried:g}; going on with {raised:g}",
-            RuntimeWarning,
+            PrunerZeroWarning,
             stacklevel=2,
         )
         tried = raised
