@@ -83,9 +83,17 @@ def test_scores_that_are_not_finite_are_refused():
         )
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3_moe"])
-@pytest.mark.parametrize("sequential", [True, False])
-@pytest.mark.parametrize("update", ["sparsegpt", "sparsegpt-adaptive", "dsnot"])
+@pytest.mark.parametrize(
+    ("family", "sequential", "update"),
+    [
+        ("llama", True, "sparsegpt"),
+        ("llama", False, "sparsegpt"),
+        ("llama", True, "sparsegpt-adaptive"),
+        ("llama", True, "dsnot"),
+        ("gpt2", True, "sparsegpt-adaptive"),
+        ("qwen3_moe", True, "sparsegpt"),
+    ],
+)
 def test_prune_applies_it_and_lowers_the_error_of_the_outputs(family, sequential, update):
     tokens, outputs = make_tokens(12, 32), {}
     recipe = Recipe(metric=Metric.parse("W * A"))
