@@ -14,6 +14,14 @@ class InputError(PrunerZeroError, ValueError):
     """
 
 
+class UnusableScores(InputError):
+    """A metric gives scores that cannot rank weights: not finite, or all the same."""
+
+
+class PrunerZeroWarning(UserWarning):
+    """Something works otherwise than asked for; the command line prints the line and goes on."""
+
+
 class MissingExtraError(InputError):
     """Something needs an optional dependency that is not installed.
 

@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from prunerzero.errors import InputError
 from prunerzero.files import json_text
+from prunerzero.updates.names import Update as UpdateName
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -35,6 +36,10 @@ SequenceLength = Annotated[
 Group = Annotated[
     Literal["row", "matrix"] | None,
     typer.Option("--group", help="Weights ranked against one another; default: the recipe's own."),
+]
+Update = Annotated[
+    UpdateName | None,
+    typer.Option("--update", help="What happens to kept weights; default: the recipe's own."),
 ]
 Sequential = Annotated[
     bool,

@@ -47,6 +47,14 @@ def command(
     sequence_length: SequenceLength = 512,
     windows: inputs.EvaluationWindows = 32,
     group: Group = None,
+    update: Annotated[
+        str | None,
+        typer.Option(
+            "--update",
+            metavar="A,B,...",
+            help="What happens to kept weights: every metric with each; default: its own.",
+        ),
+    ] = None,
     sequential: Sequential = True,
     seed: Seed = 0,
     device: Device = None,
@@ -64,8 +72,10 @@ def command(
     from prunerzero.pruning.pattern import Pattern
     from prunerzero.recipe import Recipe
 
-    names = split_list(metrics)
-    recipes = [Recipe.from_text(name, group) for name in names]
+    chosen = [(name, Recipe.from_text(name, group)) for name in split_list(metrics)]
+    if update is not None:
+        updates = split_list(update)
+        chosen = [(name, recipe.with_update(one)) for name, recipe in chosen for one in updates]
     patterns = [Pattern.parse(one) for one in pattern]
     check_model_name(model)
     inputs.check_calibration(calibration)
@@ -90,7 +100,7 @@ def command(
     selection = inputs.selected(blocks, include, exclude, min_coverage)
     found = find_blocks(loaded, selection)
     for one in patterns:
-        for recipe in recipes:
+        for _, recipe in chosen:
             plan_sparsities(found, recipe, one)
     compute = compute_for(loaded, dtype)
     statistics = calibration_windows(loaded, tokenizer, calibration, samples, sequence_length, seed)
@@ -111,8 +121,9 @@ def command(
         dense = comparison.measure_dense(measured)
         for one in patterns:
             first: TextLoss | None = None
-            for name, recipe in zip(names, recipes, strict=True):
-                outcome = comparison.measure(f"{name} {one}", recipe, one, measured)
+            for name, recipe in chosen:
+                step = name if recipe.update == "none" else f"{name}, {recipe.update}"
+                outcome = comparison.measure(f"{step} {one}", recipe, one, measured)
                 change = None
                 if first is not None:
                     change = paired_interval(outcome.loss.losses, first.losses, seed=seed).to_json()
@@ -122,6 +133,7 @@ def command(
                         "metric": name,
                         "expression": recipe.expression,
                         "group": inputs.shown_group(recipe, one),
+                        "update": recipe.update,
                         "pattern": str(one),
                         "sparsity": outcome.sparsity,
                         "perplexity": outcome.loss.perplexity,
@@ -176,13 +188,14 @@ def _print(document: dict[str, Any], calibration: str) -> None:
     dense = document["dense"]
     measured = [dense, *document["rows"]]
     comparable = any(row["published"] for row in measured)
-    rows: list[tuple[object, ...]] = [("dense", "", "", "", *_perplexities(dense), "", "")]
+    rows: list[tuple[object, ...]] = [("dense", "", "", "", "", *_perplexities(dense), "", "")]
     for row in document["rows"]:
         change = row["change_vs_first"]
         rows.append(
             (
                 row["metric"],
                 row["group"],
+                row["update"],
                 row["pattern"],
                 f"{row['sparsity']:.2%}",
                 *_perplexities(row),
@@ -192,8 +205,8 @@ def _print(document: dict[str, Any], calibration: str) -> None:
                 f"{row['seconds']:.1f}",
             )
         )
-    columns: tuple[str, ...] = ("metric", "group", "pattern", "sparsity", "perplexity")
-    columns += ("bits a byte", f"vs {document['rows'][0]['metric']}", "seconds")
+    columns: tuple[str, ...] = ("metric", "group", "update", "pattern", "sparsity")
+    columns += ("perplexity", "bits a byte", f"vs {document['rows'][0]['metric']}", "seconds")
     if comparable:
         columns += ("published",)
         rows = [(*row, _published(each)) for row, each in zip(rows, measured, strict=True)]

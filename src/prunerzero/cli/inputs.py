@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunerzero.cli.common import note, prepare_output
-from prunerzero.errors import InputError
+from prunerzero.errors import InputError, PrunerZeroWarning
 from prunerzero.models.names import converted_directory, gguf_file
 from prunerzero.models.selection import Selection
 
@@ -76,6 +76,8 @@ def announce(name: str) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+        warnings.simplefilter("default", PrunerZeroWarning)
+        warnings.showwarning = lambda message, *_, **__: note(f"prunerzero: warning: {message}")
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -114,7 +116,9 @@ def shown_group(recipe: Recipe, pattern: Pattern) -> str:
     return "-" if pattern.is_nm else recipe.group
 
 
-def one_recipe(metric: str | None, recipe: str | None, group: str | None) -> Recipe:
+def one_recipe(
+    metric: str | None, recipe: str | None, group: str | None, update: str | None = None
+) -> Recipe:
     """The recipe behind ``--metric`` or ``--recipe``.
 
     Raises:
@@ -123,11 +127,15 @@ def one_recipe(metric: str | None, recipe: str | None, group: str | None) -> Rec
     from prunerzero.recipe import Recipe
 
     if metric is not None and recipe is None:
-        return Recipe.from_text(metric, group)
-    if recipe is not None and metric is None:
-        loaded = Recipe.load(recipe)
-        return loaded.with_group(group) if group else loaded
-    raise InputError("give either --metric (a name, an expression or a JSON file) or --recipe FILE")
+        chosen = Recipe.from_text(metric, group)
+    elif recipe is not None and metric is None:
+        chosen = Recipe.load(recipe)
+        chosen = chosen.with_group(group) if group else chosen
+    else:
+        raise InputError(
+            "give either --metric (a name, an expression or a JSON file) or --recipe FILE"
+        )
+    return chosen.with_update(update) if update else chosen
 
 
 def described(calibration: dict[str, Any] | None) -> str:

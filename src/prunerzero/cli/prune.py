@@ -22,6 +22,7 @@ from prunerzero.cli.common import (
     Seed,
     SequenceLength,
     Sequential,
+    Update,
     emit,
     note,
     print_table,
@@ -44,6 +45,7 @@ def command(
     samples: Samples = 16,
     sequence_length: SequenceLength = 512,
     group: Group = None,
+    update: Update = None,
     sequential: Sequential = True,
     seed: Seed = 0,
     device: Device = None,
@@ -66,7 +68,7 @@ def command(
     from prunerzero.models.names import check_model_name
     from prunerzero.pruning.pattern import Pattern
 
-    chosen = inputs.one_recipe(metric, recipe, group)
+    chosen = inputs.one_recipe(metric, recipe, group, update)
     wanted = Pattern.parse(pattern)
     check_model_name(model)
     inputs.check_calibration(calibration)
@@ -102,6 +104,7 @@ def command(
         "model": model,
         "expression": chosen.expression,
         "group": inputs.shown_group(chosen, wanted),
+        "update": chosen.update,
         "pattern": str(wanted),
         "sparsity": result.sparsity,
         "coverage": result.coverage,
@@ -119,6 +122,7 @@ def command(
         ("model", model),
         ("metric", chosen.expression),
         ("group", document["group"]),
+        ("update", chosen.update),
         ("pattern", wanted),
         ("calibration", inputs.described(result.settings["calibration"])),
         ("statistics", "sequential" if sequential else "one-shot"),

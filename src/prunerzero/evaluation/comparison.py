@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from prunerzero.data.windows import Windows
@@ -90,7 +91,7 @@ class Comparison:
         self.report = report
         self.dense = DenseWeights(matrix for block in blocks for matrix in block.matrices)
         self.mixture = is_mixture(matrix for block in blocks for matrix in block.matrices)
-        self._masks: dict[str, dict[str, Tensor]] = {}
+        self._pruned: dict[str, dict[str, Tensor]] = {}  # masks, or weights where they are new
 
     def measure_dense(self, windows: Windows) -> TextLoss:
         """Loss of the dense model."""
@@ -112,8 +113,8 @@ class Comparison:
             recipe: what to prune by.
             pattern: what may be zero.
             windows: what to measure on.
-            remember: keep the masks, a byte a weight, so that the same recipe is not pruned again
-                to be measured on other windows.
+            remember: keep the masks, a byte a weight, or updated weights, so that the same recipe
+                is not pruned again to be measured on other windows.
 
         Raises:
             InputError: as `prunerzero.prune`.
@@ -123,9 +124,13 @@ class Comparison:
         matrices = [matrix for block in self.blocks for matrix in block.matrices]
         began = time.perf_counter()
         try:
-            if key in self._masks:
+            if key in self._pruned:
                 for matrix in matrices:
-                    self.dense.write_masked(matrix, self._masks[key][matrix.name])
+                    kept = self._pruned[key][matrix.name]
+                    if kept.dtype is torch.bool:
+                        self.dense.write_masked(matrix, kept)
+                    else:
+                        matrix.weight.copy_(kept)
             else:
                 prune_blocks(
                     self.model,
@@ -139,7 +144,10 @@ class Comparison:
                     lambda step, done, total: self.report(f"{name}: {step}", done, total),
                 )
             if remember:
-                self._masks[key] = {matrix.name: matrix.weight != 0 for matrix in matrices}
+                self._pruned[key] = {
+                    matrix.name: matrix.weight.clone() if recipe.new_values else matrix.weight != 0
+                    for matrix in matrices
+                }
             seconds = time.perf_counter() - began
             loss = self._loss(name, windows)
             return Outcome(loss, overall_sparsity(matrix_results(self.blocks)), seconds)

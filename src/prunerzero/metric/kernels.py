@@ -113,7 +113,12 @@ def column_std(x: Tensor) -> Tensor:
 
 def row_normalised(x: Tensor) -> Tensor:
     """Each row over its mean magnitude, by `ratio`, so that a row of zeros stays zero."""
-    return ratio(x, x.abs().mean(dim=1, keepdim=True))
+    return ratio(x, *row_magnitude(x))
+
+
+def row_magnitude(x: Tensor) -> tuple[Tensor]:
+    """Mean magnitude of each row."""
+    return (x.abs().mean(dim=1, keepdim=True),)
 
 
 def column_normalised(x: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 A cache file holds one raw sum of every matrix. It is named by what determines it: the model's
 weights and configuration, the calibration tokens and the precision. It is written whole or not at
-all. A cache that cannot be read or written costs a second pass, never a run.
+all. A cache that cannot be read or written costs a second pass, never a run. Gram matrices are not
+kept: they can be larger than the model, and matrices share them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from prunerzero.files import atomic_path, cache_dir
 from prunerzero.models.compute import Compute
 from prunerzero.models.matrices import Matrix
 from prunerzero.progress import Advance, silent
-from prunerzero.statistics.collectors import Sample, finish, raw_sums
+from prunerzero.statistics.collectors import GRAM, Sample, finish, raw_sums
 from prunerzero.statistics.gathering import RawStatistics, fill_unreached, gather_raw
 
 # Part of every key: raised when the meaning of the stored sums changes.
@@ -82,7 +83,7 @@ def gather_statistics(
     if not wanted:
         return Statistics({matrix.name: {} for matrix in matrices}, sample, matrices)
     parts = [VERSION, model_hash(model), tokens_hash(tokens), str(compute)]
-    paths = {key: _path([*parts, key]) for key in sorted(wanted)}
+    paths = {key: _path([*parts, key]) for key in sorted(wanted - {GRAM})}
     found: dict[str, dict[str, Tensor]] = {}
     for key, path in paths.items():
         with suppress(SafetensorError, OSError, KeyError):
@@ -92,6 +93,8 @@ def gather_statistics(
         gathered = gather_raw(model, matrices, tokens, missing, compute, advance)
         for key in missing:
             found[key] = {name: sums[key].contiguous() for name, sums in gathered.items()}
+            if key not in paths:
+                continue
             with (
                 suppress(SafetensorError, OSError, InputError),
                 atomic_path(paths[key]) as temporary,
