@@ -112,6 +112,21 @@ def seen_documents(model: str) -> frozenset[str]:
         raise InputError(f"pruning record {path}: not written by prunerzero, or altered") from None
 
 
+def pruned_from(model: str) -> str | None:
+    """The model that a checkpoint of ours was pruned from, as its user named it; else None.
+
+    Raises:
+        InputError: if the directory's ``pruning.json`` is not one of ours.
+    """
+    path = Path(model) / RECORD
+    if not path.is_file():
+        return None
+    document = read_json(path, "pruning record")
+    if not isinstance(document, dict) or not isinstance(document.get("model"), str):
+        raise InputError(f"pruning record {path}: not written by prunerzero, or altered")
+    return str(document["model"])
+
+
 def refuse_seen(text: str | Path, seen: Collection[str]) -> None:
     """Checks that a text can be evaluated on, and honestly.
 
