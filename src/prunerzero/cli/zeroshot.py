@@ -1,8 +1,9 @@
-"""What ``--tasks`` of `evaluate` and `compare` have in common."""
+"""``--tasks`` of ``prunerzero evaluate``: zero-shot accuracy, of the dense model too."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,86 +27,95 @@ Tasks = Annotated[
 Limit = Annotated[
     int | None, typer.Option("--limit", min=2, help="Ask the first N items of each task only.")
 ]
+Against = Annotated[
+    str | None,
+    typer.Option(
+        "--against", metavar="DENSE", help="Model to ask too; default: the one pruned, if any."
+    ),
+]
 
 
-def task_names(tasks: str | None, seen: Collection[str]) -> list[str]:
-    """The names in ``--tasks``, checked as far as can be without torch.
+@dataclass(frozen=True)
+class Questions:
+    """What is to be asked, of which models.
+
+    Attributes:
+        tasks: what `prunerzero.evaluation.zeroshot.tasks.load_tasks` returned.
+        limit: items of each task; None for all.
+        dense: the dense model's name, None where there is no other model to ask.
+    """
+
+    tasks: dict[str, Any]
+    limit: int | None
+    dense: str | None
+
+    def ask(self, model: Any, tokenizer: Any, device: str | None, dtype: str | None) -> Answers:
+        """Asks a loaded model, then the dense one."""
+        own = self._ask(model, tokenizer, dtype)
+        if self.dense is None:
+            return Answers(own, None, None)
+        dense = self._ask(*inputs.load_quietly(self.dense, device, dtype), dtype)
+        return Answers(own, self.dense, dense)
+
+    def _ask(self, model: Any, tokenizer: Any, dtype: str | None) -> ZeroShot:
+        from prunerzero.evaluation.zeroshot.run import zero_shot
+
+        with Progress() as progress:
+            return zero_shot(
+                model, tokenizer, self.tasks, limit=self.limit, dtype=dtype, report=progress
+            )
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers of the model of interest, and of the dense one if it was asked."""
+
+    own: ZeroShot
+    dense_name: str | None
+    dense: ZeroShot | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The answers as a JSON-serialisable dictionary."""
+        document = self.own.to_json(self.dense)
+        document["tasks_settings"] |= {"against": self.dense_name}
+        return document
+
+    def show(self, model: str) -> None:
+        """Prints the table."""
+        from prunerzero.evaluation.zeroshot.table import zero_shot_table
+
+        settings = self.own.settings
+        beside = f"; dense: {self.dense_name}" if self.dense else ""
+        print(
+            f"{model}: zero-shot, lm-eval {settings['lm_eval']}, {settings['compute']}, "
+            f"± one standard error{beside}\n"
+        )
+        print_table(*zero_shot_table(self.own, self.dense))
+        print()
+
+
+def prepare(
+    tasks: str, limit: int | None, model: str, against: str | None, seen: Collection[str]
+) -> Questions:
+    """Checks and loads what is to be asked, before the model is loaded.
 
     Raises:
-        InputError: As `prunerzero.evaluation.zeroshot.check_tasks`.
+        InputError: as `prunerzero.evaluation.zeroshot.tasks.load_tasks`, or there is no such dense
+            model.
     """
-    if tasks is None:
-        return []
     from prunerzero.evaluation.zeroshot import check_tasks
-
-    names = split_list(tasks)
-    check_tasks(names, seen)
-    return names
-
-
-def dense_model(model: str, given: str | None) -> str | None:
-    """The dense model to measure beside a pruned one: as given, or what its record names.
-
-    Raises:
-        InputError: There is no such model.
-    """
+    from prunerzero.evaluation.zeroshot.tasks import load_tasks
     from prunerzero.models.names import check_model_name
     from prunerzero.pruning.checkpoint import pruned_from
 
-    dense = given or pruned_from(model)
-    if dense is None:
-        return None
-    try:
-        check_model_name(dense)
-    except InputError as error:
-        raise InputError(f"dense model of {model}: {error}; name another with --dense") from None
-    return dense
-
-
-def ask(
-    model: Any, tokenizer: Any, tasks: dict[str, Any], limit: int | None, dtype: str | None
-) -> ZeroShot:
-    """Asks a loaded model, with progress."""
-    from prunerzero.evaluation.zeroshot.run import zero_shot
-
-    with Progress() as progress:
-        return zero_shot(model, tokenizer, tasks, limit=limit, dtype=dtype, report=progress)
-
-
-def ask_dense(
-    name: str | None,
-    tasks: dict[str, Any],
-    limit: int | None,
-    device: str | None,
-    dtype: str | None,
-) -> ZeroShot | None:
-    """Asks the dense model, if there is one, the same questions."""
-    if name is None:
-        return None
-    model, tokenizer = inputs.load_quietly(name, device, dtype)
-    return ask(model, tokenizer, tasks, limit, dtype)
-
-
-def load(names: list[str], seen: Collection[str]) -> dict[str, Any]:
-    """Loads the tasks, and says so: it takes seconds.
-
-    Raises:
-        InputError: As `prunerzero.evaluation.zeroshot.tasks.load_tasks`.
-    """
-    from prunerzero.evaluation.zeroshot.tasks import load_tasks
-
+    names = split_list(tasks)
+    check_tasks(names, seen)
+    origin = pruned_from(model)
+    dense = against or (origin[0] if origin else None)
+    if dense is not None:
+        try:
+            check_model_name(dense)
+        except InputError as error:
+            raise InputError(f"dense model: {error} (--against names another)") from None
     note(f"loading {', '.join(names)}")
-    return load_tasks(names, seen)
-
-
-def show(model: str, result: ZeroShot, dense_name: str | None, dense: ZeroShot | None) -> None:
-    """Prints a model's answers, and the dense model's beside them."""
-    from prunerzero.evaluation.zeroshot.table import zero_shot_table
-
-    settings = result.settings
-    beside = f"; dense: {dense_name}" if dense else ""
-    print(
-        f"{model}: zero-shot, lm-eval {settings['lm_eval']}, {settings['compute']}, "
-        f"± one standard error{beside}\n"
-    )
-    print_table(*zero_shot_table(result, dense))
+    return Questions(load_tasks(names, seen), limit, dense)

@@ -112,21 +112,6 @@ def seen_documents(model: str) -> frozenset[str]:
         raise InputError(f"pruning record {path}: not written by prunerzero, or altered") from None
 
 
-def pruned_from(model: str) -> str | None:
-    """The model that a checkpoint of ours was pruned from, as its user named it; else None.
-
-    Raises:
-        InputError: if the directory's ``pruning.json`` is not one of ours.
-    """
-    path = Path(model) / RECORD
-    if not path.is_file():
-        return None
-    document = read_json(path, "pruning record")
-    if not isinstance(document, dict) or not isinstance(document.get("model"), str):
-        raise InputError(f"pruning record {path}: not written by prunerzero, or altered")
-    return str(document["model"])
-
-
 def refuse_seen(text: str | Path, seen: Collection[str]) -> None:
     """Checks that a text can be evaluated on, and honestly.
 
@@ -145,3 +130,25 @@ def refuse_seen(text: str | Path, seen: Collection[str]) -> None:
             f"text '{text}': the model was calibrated or selected on {overlap} of its documents, "
             "so its perplexity there would be flattering; evaluate on another text"
         )
+
+
+def pruned_from(model: str) -> tuple[str, dict[str, Any]] | None:
+    """The dense model that a checkpoint was pruned from, and the settings of that run.
+
+    Args:
+        model: a model's name as a user gives it.
+
+    Returns:
+        None for anything but one of our checkpoints.
+
+    Raises:
+        InputError: if the directory's ``pruning.json`` is not one of ours.
+    """
+    path = Path(model) / RECORD
+    if not path.is_file():
+        return None
+    document = read_json(path, "pruning record")
+    try:
+        return str(document["model"]), dict(document["settings"])
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"pruning record {path}: not written by prunerzero, or altered") from None

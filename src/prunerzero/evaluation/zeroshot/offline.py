@@ -1,6 +1,6 @@
 """The tasks that need no internet: their rows from the demo assets, and their lm-eval YAML.
 
-A task is a YAML file of this folder, which says how a row is asked, and a function that builds the
+A task is a YAML file in `yaml/`, which says how a row is asked, and a function that builds the
 rows. Both go to the cache directory, where lm-eval's own command line finds them too
 (``lm_eval --include_path``).
 """
@@ -104,7 +104,7 @@ def write_task(name: str, rows: list[Row]) -> Path:
     lines = "".join(json_text(row) + "\n" for row in rows)
     data = directory / f"{name}-{hashlib.sha256(lines.encode()).hexdigest()[:12]}.jsonl"
     place = {"data_files": {"test": str(data)}, "cache_dir": str(directory / "datasets")}
-    yaml = resources.files(__package__).joinpath("tasks", f"{name}.yaml").read_text("utf-8")
+    yaml = resources.files(__package__).joinpath("yaml", f"{name}.yaml").read_text("utf-8")
     # JSON is YAML, and needs no library to be written.
     _write(data, lines)
     _write(directory / f"{name}.yaml", f"{yaml}dataset_kwargs: {json.dumps(place)}\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import json
 import logging
@@ -130,9 +131,11 @@ def _offline(name: str) -> Any:
 def _online(name: str, seen: Collection[str]) -> Any:
     known = _lm_eval_tasks()
     if name not in known:
+        near = difflib.get_close_matches(name, [*OFFLINE, *known], n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
         raise InputError(
-            f"task '{name}': no task of lm-eval's (groups are not tasks); without internet there "
-            f"are {', '.join(OFFLINE)}, with it {', '.join(ONLINE)} and others"
+            f"task '{name}': no task of lm-eval's, whose groups are not tasks; {hint}"
+            f"known are {', '.join((*OFFLINE, *ONLINE))}, the last {len(ONLINE)} from the internet"
         )
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "task.yaml"
