@@ -86,3 +86,32 @@ def test_refuses_tasks_that_the_model_was_calibrated_on(
 )
 def test_bad_input(model, refuse, arguments, message):
     assert message in refuse("evaluate", model, *arguments)
+
+
+def test_methods_by_tasks(long_model, texts, succeed, assets):
+    found = succeed("compare", long_model, "--metrics", "magnitude,wanda", "--pattern", "80%",
+                    "--samples", 2, "--sequence-length", 32, "--text", texts / "other.txt",
+                    "--calibration", texts / "calibration.jsonl", "--tasks", "quartz",
+                    "--limit", 20, "--json")  # fmt: skip
+    dense = found["dense"]["tasks"]["quartz"]
+    assert dense["items"] == 20
+    assert found["settings"]["tasks"]["limit"] == 20
+    for row in found["rows"]:
+        task = row["tasks"]["quartz"]
+        assert task["dense"] == dense
+        assert task["minus_dense"]["acc"]["change"] == pytest.approx(task["acc"] - dense["acc"])
+    accuracies = [(row["tasks"]["quartz"]["acc"], row["tasks"]["quartz"]["acc_norm"])
+                  for row in found["rows"]]  # fmt: skip
+    assert accuracies[0] != accuracies[1] or accuracies[0] != (dense["acc"], dense["acc_norm"])
+
+
+def test_compare_refuses_tasks_it_calibrates_on(long_model, texts, tmp_path, refuse, assets):
+    from prunerzero.evaluation.zeroshot.offline import OFFLINE
+
+    text = tmp_path / "calibration.jsonl"
+    passages = [row["passage"] for row in OFFLINE["last_word"].rows()[:4]]
+    text.write_text("\n".join(json.dumps({"text": passage}) for passage in passages))
+    line = refuse("compare", long_model, "--metrics", "wanda", "--pattern", "80%", "--samples", 2,
+                  "--sequence-length", 32, "--text", texts / "other.txt", "--calibration", text,
+                  "--tasks", "last_word", "--limit", 2)  # fmt: skip
+    assert "task 'last_word': the model was calibrated or selected on the text of" in line

@@ -36,7 +36,8 @@ def command(
     seen = seen_documents(model)
     for name in texts:
         refuse_seen(name, seen)
-    questions = zeroshot.prepare(tasks, limit, model, against, seen) if tasks else None
+    dense = zeroshot.dense_name(model, against) if tasks else None
+    questions = zeroshot.prepare(tasks, limit, dense, seen) if tasks else None
 
     loaded, tokenizer = inputs.load_quietly(model, device, dtype)
     from prunerzero.evaluation.evaluate import evaluate

@@ -1,9 +1,10 @@
-"""``--tasks`` of ``prunerzero evaluate``: zero-shot accuracy, of the dense model too."""
+"""``--tasks`` of ``evaluate`` and ``compare``: zero-shot accuracy, of the dense model too."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ from prunerzero.errors import InputError
 
 if TYPE_CHECKING:
     from prunerzero.evaluation.zeroshot.results import ZeroShot
+    from prunerzero.progress import Report
 
 Tasks = Annotated[
     str | None,
@@ -51,19 +53,20 @@ class Questions:
 
     def ask(self, model: Any, tokenizer: Any, device: str | None, dtype: str | None) -> Answers:
         """Asks a loaded model, then the dense one."""
-        own = self._ask(model, tokenizer, dtype)
+        with Progress() as progress:
+            own = self.ask_one(model, tokenizer, dtype, progress)
         if self.dense is None:
             return Answers(own, None, None)
-        dense = self._ask(*inputs.load_quietly(self.dense, device, dtype), dtype)
+        model, tokenizer = inputs.load_quietly(self.dense, device, dtype)
+        with Progress() as progress:
+            dense = self.ask_one(model, tokenizer, dtype, progress)
         return Answers(own, self.dense, dense)
 
-    def _ask(self, model: Any, tokenizer: Any, dtype: str | None) -> ZeroShot:
+    def ask_one(self, model: Any, tokenizer: Any, dtype: str | None, report: Report) -> ZeroShot:
+        """Asks one loaded model."""
         from prunerzero.evaluation.zeroshot.run import zero_shot
 
-        with Progress() as progress:
-            return zero_shot(
-                model, tokenizer, self.tasks, limit=self.limit, dtype=dtype, report=progress
-            )
+        return zero_shot(model, tokenizer, self.tasks, limit=self.limit, dtype=dtype, report=report)
 
 
 @dataclass(frozen=True)
@@ -94,22 +97,100 @@ class Answers:
         print()
 
 
-def prepare(
-    tasks: str, limit: int | None, model: str, against: str | None, seen: Collection[str]
-) -> Questions:
-    """Checks and loads what is to be asked, before the model is loaded.
+class Compared:
+    """The answers of one model, dense and pruned by several recipes; nothing without questions.
+
+    Args:
+        questions: what is to be asked, None for nothing.
+        model: the model, which is pruned and restored between the calls of `ask`.
+        tokenizer: its tokenizer.
+        dtype: precision of the passes.
+        seen: hashes of documents that the model was or will be calibrated or selected on.
 
     Raises:
-        InputError: as `prunerzero.evaluation.zeroshot.tasks.load_tasks`, or there is no such dense
-            model.
+        InputError: a task holds text in ``seen``.
+    """
+
+    def __init__(
+        self,
+        questions: Questions | None,
+        model: Any,
+        tokenizer: Any,
+        dtype: str | None,
+        seen: Collection[str],
+    ) -> None:
+        self._questions = questions
+        self._arguments = (model, tokenizer, dtype)
+        self._answers: dict[str, ZeroShot] = {}
+        if questions is not None:
+            from prunerzero.evaluation.zeroshot.tasks import refuse_seen
+
+            refuse_seen(questions.tasks, seen)
+
+    def ask(self, label: str, report: Report) -> None:
+        """Asks the model as it is now; the first to be asked is the dense one."""
+        if self._questions is not None:
+            labelled = partial(_labelled, report, label)
+            self._answers[label] = self._questions.ask_one(*self._arguments, labelled)
+
+    def to_json(self, label: str) -> dict[str, Any]:
+        """The answers under a label, beside the dense model's, for a JSON document."""
+        if self._questions is None:
+            return {}
+        dense = next(iter(self._answers.values()))
+        own = self._answers[label]
+        return {"tasks": own.to_json(None if own is dense else dense)["tasks"]}
+
+    def settings(self) -> dict[str, Any]:
+        """What the answers were measured with, for a JSON document."""
+        if self._questions is None:
+            return {}
+        return {"tasks": next(iter(self._answers.values())).settings}
+
+    def show(self) -> None:
+        """Prints a table for the dense model and each recipe."""
+        from prunerzero.evaluation.zeroshot.table import zero_shot_table
+
+        dense = next(iter(self._answers.values()), None)
+        for label, own in self._answers.items():
+            print()
+            print_table(*zero_shot_table(own, None if own is dense else dense), title=label)
+
+
+def _labelled(report: Report, label: str, step: str, done: int, total: int) -> None:
+    report(f"{label}: {step}", done, total)
+
+
+def prepare(tasks: str, limit: int | None, dense: str | None, seen: Collection[str]) -> Questions:
+    """Checks and loads what is to be asked, before the model is loaded.
+
+    Args:
+        tasks: names with commas between them.
+        limit: items of each task.
+        dense: the dense model to ask too.
+        seen: hashes of documents that the model was calibrated or selected on.
+
+    Raises:
+        InputError: as `prunerzero.evaluation.zeroshot.tasks.load_tasks`.
     """
     from prunerzero.evaluation.zeroshot import check_tasks
     from prunerzero.evaluation.zeroshot.tasks import load_tasks
-    from prunerzero.models.names import check_model_name
-    from prunerzero.pruning.checkpoint import pruned_from
 
     names = split_list(tasks)
     check_tasks(names, seen)
+    note(f"loading {', '.join(names)}")
+    return Questions(load_tasks(names, seen), limit, dense)
+
+
+def dense_name(model: str, against: str | None) -> str | None:
+    """The dense model to ask too: the one given, or the one that ``model`` was pruned from.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    from prunerzero.models.names import check_model_name
+    from prunerzero.pruning.checkpoint import pruned_from
+
     origin = pruned_from(model)
     dense = against or (origin[0] if origin else None)
     if dense is not None:
@@ -117,5 +198,4 @@ def prepare(
             check_model_name(dense)
         except InputError as error:
             raise InputError(f"dense model: {error} (--against names another)") from None
-    note(f"loading {', '.join(names)}")
-    return Questions(load_tasks(names, seen), limit, dense)
+    return dense

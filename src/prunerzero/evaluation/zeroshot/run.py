@@ -13,7 +13,7 @@ from torch import nn
 from prunerzero.errors import InputError
 from prunerzero.evaluation.zeroshot.offline import OFFLINE
 from prunerzero.evaluation.zeroshot.results import Accuracy, TaskResult, ZeroShot, chance_level
-from prunerzero.evaluation.zeroshot.tasks import load_tasks, quiet
+from prunerzero.evaluation.zeroshot.tasks import load_tasks, quiet, refuse_seen
 from prunerzero.models.compute import Compute, compute_for
 from prunerzero.progress import Report, silent
 
@@ -58,7 +58,11 @@ def zero_shot(
     if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
         raise InputError("zero-shot tasks need a tokenizer with a token that begins or ends a text")
     compute = compute_for(model, dtype)
-    loaded = tasks if isinstance(tasks, Mapping) else load_tasks(tasks, seen)
+    if isinstance(tasks, Mapping):
+        loaded = tasks
+        refuse_seen(loaded, seen)
+    else:
+        loaded = load_tasks(tasks, seen)
     results = {
         name: _ask(model, tokenizer, compute, name, task, limit, batch_size, report)
         for name, task in loaded.items()

@@ -75,6 +75,21 @@ def load_tasks(names: Sequence[str], seen: Collection[str] = ()) -> dict[str, An
         return {name: _offline(name) if name in OFFLINE else _online(name, seen) for name in names}
 
 
+def refuse_seen(tasks: Mapping[str, Any], seen: Collection[str]) -> None:
+    """Checks loaded tasks as `refuse_seen_rows`.
+
+    Args:
+        tasks: what `load_tasks` returned.
+        seen: hashes of documents that the model was calibrated or selected on.
+
+    Raises:
+        InputError: A task holds one of these documents.
+    """
+    for name, task in tasks.items():
+        split = task.config.test_split or task.config.validation_split
+        refuse_seen_rows(name, task.dataset[split], seen)
+
+
 def refuse_seen_rows(task: str, rows: Iterable[Mapping[str, Any]], seen: Collection[str]) -> None:
     """Checks that a model has not been calibrated or selected on a task's text.
 
@@ -147,8 +162,7 @@ def _online(name: str, seen: Collection[str]) -> Any:
             f"task '{name}': is not multiple choice, so it has no acc and acc_norm "
             f"(its output type is {task.OUTPUT_TYPE})"
         )
-    split = task.config.test_split or task.config.validation_split
-    refuse_seen_rows(name, task.dataset[split], seen)
+    refuse_seen({name: task}, seen)
     return task
 
 
