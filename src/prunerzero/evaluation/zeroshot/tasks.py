@@ -116,20 +116,23 @@ def refuse_seen_rows(task: str, rows: Iterable[Mapping[str, Any]], seen: Collect
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps lm-eval's and the data library's chatter and bars off the console."""
+    """Keeps the libraries' chatter and bars off the console."""
     import datasets
     from lm_eval.api import model, task
 
-    logger = logging.getLogger("lm_eval")
-    level, disabled = logger.level, datasets.are_progress_bars_disabled()
-    logger.setLevel(logging.ERROR)
+    # The hub's client tells of each of its retries; that the data cannot be had is said once.
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "huggingface_hub")]
+    levels, disabled = [one.level for one in loggers], datasets.are_progress_bars_disabled()
+    for one in loggers:
+        one.setLevel(logging.ERROR)
     datasets.disable_progress_bars()
     try:
         # Two steps of a second each have bars without a switch.
         with patch.object(model, "tqdm", _no_bar), patch.object(task, "tqdm", _no_bar):
             yield
     finally:
-        logger.setLevel(level)
+        for one, level in zip(loggers, levels, strict=True):
+            one.setLevel(level)
         if not disabled:
             datasets.enable_progress_bars()
 
