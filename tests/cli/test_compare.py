@@ -127,6 +127,7 @@ def test_what_needs_no_torch_is_refused_without_it(model, texts, tmp_path):
         [*prune, "--recipe", "none.json"],
         ["prune", "./nowhere", *prune[2:]],
         ["evaluate", model, "--text", "nonsense"],
+        ["evaluate", model, "--tasks", "rte,rte"],
         ["compare", model, "--metrics", "wnada", "--pattern", "50%"],
     ]
     code = (

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prunerzero.cli import inputs
+from prunerzero.cli import inputs, zeroshot
 from prunerzero.cli.common import (
     Blocks,
     Calibration,
@@ -46,6 +46,8 @@ def command(
     samples: Samples = 16,
     sequence_length: SequenceLength = 512,
     windows: inputs.EvaluationWindows = 32,
+    tasks: zeroshot.Tasks = None,
+    limit: zeroshot.Limit = None,
     group: Group = None,
     update: Annotated[
         str | None,
@@ -65,7 +67,7 @@ def command(
     min_coverage: MinCoverage = MIN_COVERAGE,
     json: Json = False,
 ) -> None:
-    """Prune with several metrics and compare perplexities in one table."""
+    """Prune with several metrics and compare perplexities, and zero-shot accuracies."""
     from prunerzero.data.sources import is_named, text_name
     from prunerzero.models.names import check_model_name
     from prunerzero.pruning.checkpoint import refuse_seen, seen_documents
@@ -84,6 +86,7 @@ def command(
     text = text or calibration
     seen = seen_documents(model)
     refuse_seen(text, seen)
+    questions = zeroshot.prepare(tasks, limit, None, seen) if tasks else None
 
     loaded, tokenizer = inputs.load_quietly(model, device, dtype)
     from prunerzero.cli.published import names_and_pattern, published_beside
@@ -106,6 +109,7 @@ def command(
     statistics = calibration_windows(loaded, tokenizer, calibration, samples, sequence_length, seed)
     seen = seen.union(statistics.documents)
     measured = evaluation_windows(text, tokenizer, windows, sequence_length, seed, seen)
+    answers = zeroshot.Compared(questions, loaded, tokenizer, dtype, seen)
 
     size = scored_bytes(measured, tokenizer)
     known, made = names_and_pattern(model, loaded)
@@ -119,11 +123,15 @@ def command(
             loaded, found, statistics.tokens, compute, sequential=sequential, report=progress
         )
         dense = comparison.measure_dense(measured)
+        answers.ask("dense", progress)
         for one in patterns:
             first: TextLoss | None = None
             for name, recipe in chosen:
                 step = name if recipe.update == "none" else f"{name}, {recipe.update}"
-                outcome = comparison.measure(f"{step} {one}", recipe, one, measured)
+                label = f"{step} {one}"
+                with comparison.pruned(label, recipe, one) as pruning_seconds:
+                    outcome = comparison.outcome(label, measured, pruning_seconds)
+                    answers.ask(label, progress)
                 change = None
                 if first is not None:
                     change = paired_interval(outcome.loss.losses, first.losses, seed=seed).to_json()
@@ -145,6 +153,7 @@ def command(
                         ],
                         "change_vs_first": change,
                         "seconds": outcome.pruning_seconds,
+                        **answers.to_json(label),
                     }
                 )
     settings: dict[str, Any] = {
@@ -158,6 +167,7 @@ def command(
         "seed": seed,
         "selection": asdict(selection),
         "compute": str(compute),
+        **answers.settings(),
     }
     document = {
         "model": model,
@@ -165,6 +175,7 @@ def command(
             "perplexity": dense.perplexity,
             "bits_per_byte": dense.bits_per_byte(size),
             "published": [each.to_json() for each in published if each.pattern == DENSE],
+            **answers.to_json("dense"),
         },
         "rows": rows,
         "settings": settings,
@@ -173,6 +184,7 @@ def command(
         emit(document)
         return
     _print(document, inputs.described(settings["calibration"]))
+    answers.show()
 
 
 def _print(document: dict[str, Any], calibration: str) -> None:

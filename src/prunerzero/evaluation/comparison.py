@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -119,6 +121,27 @@ class Comparison:
         Raises:
             InputError: as `prunerzero.prune`.
         """
+        with self.pruned(name, recipe, pattern, remember=remember) as seconds:
+            return self.outcome(name, windows, seconds)
+
+    @contextmanager
+    def pruned(
+        self, name: str, recipe: Recipe, pattern: Pattern, *, remember: bool = False
+    ) -> Iterator[float]:
+        """Prunes the model, for whatever is to be measured on it, and restores it afterwards.
+
+        Args:
+            name: what progress reports call it.
+            recipe: what to prune by.
+            pattern: what may be zero.
+            remember: as for `measure`.
+
+        Yields:
+            How many seconds the pruning took.
+
+        Raises:
+            InputError: as `prunerzero.prune`.
+        """
         sparsities = plan_sparsities(self.blocks, recipe, pattern)
         key = recipe.key(pattern)
         matrices = [matrix for block in self.blocks for matrix in block.matrices]
@@ -148,11 +171,14 @@ class Comparison:
                     matrix.name: matrix.weight.clone() if recipe.new_values else matrix.weight != 0
                     for matrix in matrices
                 }
-            seconds = time.perf_counter() - began
-            loss = self._loss(name, windows)
-            return Outcome(loss, overall_sparsity(matrix_results(self.blocks)), seconds)
+            yield time.perf_counter() - began
         finally:
             self.dense.restore()
+
+    def outcome(self, name: str, windows: Windows, seconds: float) -> Outcome:
+        """Measures the model as it is now: inside `pruned`, the pruned one."""
+        loss = self._loss(name, windows)
+        return Outcome(loss, overall_sparsity(matrix_results(self.blocks)), seconds)
 
     def _loss(self, name: str, windows: Windows) -> TextLoss:
         return measure_loss(

@@ -50,7 +50,7 @@ class StreamedMasker(Masker):
         super().__init__(self.streamed, matrices, statistics, pattern, DenseWeights(()))
         self._recipe: Recipe | None = None
         for block in opened.blocks:
-            probes = [probe for probe in self._probes if probe.block == block.index]
+            probes = [probe for probe in self.probes if probe.block == block.index]
             if probes:
                 with opened.store.loaded(block):
                     self.dense.weights |= DenseWeights(probes).weights
@@ -61,7 +61,7 @@ class StreamedMasker(Masker):
         """See `Masker.probe_masks`."""
         sparsities = sparsities or self.sparsities(recipe)
         masks = []
-        for probe in self._probes:  # what is read of one is not kept while the next is scored
+        for probe in self.probes:  # what is read of one is not kept while the next is scored
             masks.append(self.mask(recipe, probe, sparsities[probe.name]))
             self._forget(probe)
         return masks
