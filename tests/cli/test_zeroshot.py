@@ -81,7 +81,7 @@ def test_refuses_tasks_that_the_model_was_calibrated_on(
         (["--tasks", "quartz,,rte"], "entry 2 is empty"),
         (["--tasks", "rte,rte"], "named twice"),
         (["--tasks", "rte", "--limit", "1"], "greater than or equal to 2"),
-        (["--tasks", "rte", "--against", "./none"], "dense model: model './none': no such file"),
+        (["--tasks", "rte", "--against", "./none"], "model './none': no such file"),
     ],
 )
 def test_bad_input(model, refuse, arguments, message):
