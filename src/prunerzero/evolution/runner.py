@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import math
-import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from prunerzero import __version__
 from prunerzero.data.splits import Split
 from prunerzero.errors import InputError
-from prunerzero.evolution.closing import (
-    Closing,
-    best_formula,
-    choose_finalists,
-    close,
-    closing_json,
-)
+from prunerzero.evolution.closing import best_formula, choose_finalists, close
 from prunerzero.evolution.controls import EvoPressStrategy, RandomStrategy
 from prunerzero.evolution.default import DefaultStrategy
 from prunerzero.evolution.judging import IncumbentJudge, Judge, PerplexityJudge, RungPlan
 from prunerzero.evolution.loop import Deadline, Exhausted, Loop, OutOfTime, RecordedGuide
-from prunerzero.evolution.masking import under
 from prunerzero.evolution.population import best_per_size
+from prunerzero.evolution.result import SearchResult, save_best, with_provenance
 from prunerzero.evolution.settings import (
     STREAMED,
     Budget,
@@ -89,71 +79,6 @@ class Status:
 
 
 Observer = Callable[[Status], None]
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """A finished search.
-
-    Attributes:
-        best: the winner's recipe, with its provenance.
-        recipe_path: where it is saved.
-        nm_recipe_path: where it is saved without its allocation, for the N:M patterns of a search
-            that was for unstructured ones too; else None.
-        closings: the closing measurements, by the target's name, which is empty for a single one.
-        candidates: rows of the study.
-        seconds: search time of this invocation; ``timings`` tells the rest.
-        timings: seconds of each stage.
-        front: the best candidate of each size: ``{size, expression, fitness, candidate}``.
-        heldout_readings: how often the study's held-out text has been read.
-    """
-
-    best: Recipe
-    recipe_path: Path
-    nm_recipe_path: Path | None
-    closings: dict[str, Closing]
-    candidates: int
-    seconds: float
-    timings: dict[str, float]
-    front: list[dict[str, Any]]
-    heldout_readings: int
-
-    @property
-    def closing(self) -> Closing:
-        """The closing measurements of the only target, or of the first."""
-        return next(iter(self.closings.values()))
-
-    def to_json(self) -> dict[str, Any]:
-        """The result as `prunerzero search --json` prints it."""
-        best = {
-            "expression": self.best.expression,
-            "group": self.best.group,
-            "allocation": self.best.allocation.model_dump(),
-            "recipe": str(self.recipe_path),
-            "candidate": self.closing.winner.id,
-        }
-        tables = {
-            name: {
-                "best": {"heldout_perplexity": closing.best.loss.perplexity},
-                **closing_json(closing),
-            }
-            for name, closing in self.closings.items()
-        }
-        if len(tables) == 1:
-            [table] = tables.values()
-            found = {**table, "best": best | table["best"]}
-        else:
-            if self.nm_recipe_path is not None:
-                best["nm_recipe"] = str(self.nm_recipe_path)
-            found = {"best": best, "targets": tables}
-        return {
-            **found,
-            "front": self.front,
-            "candidates": self.candidates,
-            "seconds": self.seconds,
-            "timings": self.timings,
-            "heldout_readings": self.heldout_readings,
-        }
 
 
 def search(
@@ -282,8 +207,8 @@ def search(
         formula = best_formula(individuals, targets.maskers.key)
         found = close(store, targets.closers(store), finalists, formula, objective)
         closings = dict(zip([target.name for target in targets.all], found, strict=True))
-        best = _with_provenance(closings, settings, store, targets)
-        recipe_path, nm_recipe_path = _save(best, store.path, patterns)
+        best = with_provenance(closings, settings, store, targets)
+        recipe_path, nm_recipe_path = save_best(best, store.path, patterns)
         clock.lap("closing")
         front = [
             {
@@ -420,45 +345,3 @@ def _status(
         recent=recent,
         candidate_seconds=loop.seconds / max(1, len(loop.individuals)),
     )
-
-
-def _with_provenance(
-    closings: Mapping[str, Closing], settings: SearchSettings, store: Study, targets: Targets
-) -> Recipe:
-    perplexities = {name: closing.best.loss.perplexity for name, closing in closings.items()}
-    winner = next(iter(closings.values())).winner
-    first, *others = dict.fromkeys(ground.model for ground in targets.grounds)
-    command = ["prunerzero search", first, *(f"--also {other}" for other in others)]
-    command += dict.fromkeys(f"--pattern {target.pattern}" for target in targets.all)
-    single = len(closings) == 1
-    provenance = {
-        "study": str(store.path),
-        "candidate": winner.id,
-        "date": datetime.now(UTC).date().isoformat(),
-        "settings": settings.to_json(),
-        "heldout_perplexity": next(iter(perplexities.values())) if single else perplexities,
-        "texts": [use for ground in targets.grounds for use in ground.texts.used()],
-        "versions": {"prunerzero": __version__, "python": platform.python_version()},
-    }
-    if not single:
-        provenance["targets"] = list(closings)
-    update = {
-        "name": f"found in {store.path.name}",
-        "source": " ".join(command),
-        "provenance": provenance,
-    }
-    return Recipe.from_json(winner.recipe.to_json() | update)
-
-
-def _save(best: Recipe, study: Path, patterns: Sequence[Pattern]) -> tuple[Path, Path | None]:
-    """Writes the recipe beside the study, and once more as N:M takes it where that differs."""
-    stem = study.name.removesuffix(".db")
-    path = study.with_name(f"{stem}.best.json")
-    best.save(path)
-    for pattern in patterns:
-        structured = under(best, pattern)
-        if structured != best:
-            nm_path = study.with_name(f"{stem}.best-nm.json")
-            structured.save(nm_path)
-            return path, nm_path
-    return path, None
