@@ -71,7 +71,7 @@ def make(bench, study):
     tools = bench()
 
     def loop(*texts, judge=None):
-        return Loop(study, Script(*texts), judge or Lengths(), tools.masker, tools.pattern)
+        return Loop(study, Script(*texts), judge or Lengths(), tools.masker)
 
     return loop
 
@@ -180,10 +180,10 @@ def test_going_on_is_as_if_never_stopped(make, study, bench, tmp_path, killed_af
         loop.advance()
     with Study.create(tmp_path / "other.db", {"seed": 0}) as other:
         tools = bench()
-        first = Loop(other, Script(*TEXTS), Lengths(), tools.masker, tools.pattern)
+        first = Loop(other, Script(*TEXTS), Lengths(), tools.masker)
         for _ in range(killed_after):
             first.advance()
-        second = Loop(other, Script(*TEXTS), Lengths(), tools.masker, tools.pattern)
+        second = Loop(other, Script(*TEXTS), Lengths(), tools.masker)
         second.replay()
         assert second._judge.measured == []
         assert second._strategy.told == first._strategy.told
@@ -227,25 +227,27 @@ def test_derivatives_are_measured_once(bench, study):
         return Guidance(0.7, {"a": 0.1 + len(measured), "b": -1e-17 / 3}, slopes)
 
     class References:
+        masker = tools.masker
+
         def fresh_reference(self, index):
             return f"reference {index}"
 
     wanda, magnitude = Recipe.named("wanda"), Recipe.named("magnitude")
     deadline = Deadline()
-    guide = RecordedGuide(study, tools.masker, References(), measure, deadline)
+    guide = RecordedGuide(study, [References()], measure, deadline)
     first, second = guide(wanda), guide(magnitude)
     assert first != second
     assert measured == [(wanda, "reference 0"), (magnitude, "reference 1")]
     assert GUIDANCE_EVENT == "guidance"
     events = [event.data for event in study.events(GUIDANCE_EVENT)]
     assert [data["index"] for data in events] == [0, 1]
-    again = RecordedGuide(study, tools.masker, References(), measure, deadline)
+    again = RecordedGuide(study, [References()], measure, deadline)
     assert [again(wanda), again(magnitude)] == [first, second]
     assert len(measured) == 2
     again(wanda)
     assert measured[2] == (wanda, "reference 2")
     # Late in a session what is recorded is told still, and nothing new is begun.
-    late = RecordedGuide(study, tools.masker, References(), measure, Deadline(at=0.0))
+    late = RecordedGuide(study, [References()], measure, Deadline(at=0.0))
     assert late(wanda) == first
     late(magnitude)
     late(wanda)

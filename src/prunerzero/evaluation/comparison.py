@@ -73,6 +73,7 @@ class Comparison:
         compute: device and precision.
         sequential: as in `prunerzero.prune`.
         report: called with a step's name, the parts done and their number.
+        dense: copies of the dense weights, by default made now.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Comparison:
         *,
         sequential: bool = True,
         report: Report = silent,
+        dense: DenseWeights | None = None,
     ) -> None:
         self.model = model
         self.blocks = blocks
@@ -91,7 +93,7 @@ class Comparison:
         self.compute = compute
         self.sequential = sequential
         self.report = report
-        self.dense = DenseWeights(matrix for block in blocks for matrix in block.matrices)
+        self.dense = dense or DenseWeights(matrix for block in blocks for matrix in block.matrices)
         self.mixture = is_mixture(matrix for block in blocks for matrix in block.matrices)
         self._pruned: dict[str, dict[str, Tensor]] = {}  # masks, or weights where they are new
 

@@ -9,11 +9,12 @@ kind of matrix (`boundary`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from prunerzero.evolution.boundary import nm_slopes, unstructured_slopes
 from prunerzero.evolution.genome import FACTORS
 from prunerzero.evolution.masking import Masker
 from prunerzero.models.blocks import Matrix
+from prunerzero.pruning.allocation import MatrixShape
 from prunerzero.pruning.pruner import UnusableScores
 from prunerzero.recipe import Recipe
 from prunerzero.threads import for_each
@@ -92,6 +94,83 @@ def measure_guidance(masker: Masker, recipe: Recipe, reference: DenseReference) 
         for name, slope in zip(FACTORS, exponents, strict=True):
             slopes[matrix.kind][name] += _finite(slope)
     return Guidance(_finite(divergence), costs, slopes)
+
+
+def mean_guidance(found: Sequence[Guidance], shapes: Sequence[Sequence[MatrixShape]]) -> Guidance:
+    """Derivatives for several targets at once: the means of each one's share of its divergence.
+
+    Divergences of different targets have different sizes, so what is averaged is derivatives of
+    their logarithms. Costs count relative to their own mean, and only where a pattern leaves
+    sparsity free and that mean is positive (else it is noise); a target that could not be measured
+    counts for nothing.
+
+    Args:
+        found: the derivatives on each target, at one recipe.
+        shapes: each target's prunable matrices, of the same kinds everywhere.
+
+    Returns:
+        Costs are of the first target's matrices; those of another model are taken over by kind and
+        relative depth.
+    """
+    divergence = math.fsum(one.divergence for one in found) / len(found)
+    measured = [one for one in found if one.divergence]
+
+    def mean_slope(kind: str, factor: str) -> float:
+        shares = (one.slopes[kind][factor] / one.divergence for one in measured)
+        return divergence * math.fsum(shares) / len(found)
+
+    slopes = {
+        kind: {factor: mean_slope(kind, factor) for factor in factors}
+        for kind, factors in found[0].slopes.items()
+    }
+    relative = [
+        at_depths(_relative(one.costs, own), own, shapes[0])
+        for one, own in zip(found, shapes, strict=True)
+        if one.costs
+    ]
+    costs = {
+        shape.name: math.fsum(one[shape.name] for one in relative) / len(relative)
+        for shape in (shapes[0] if relative else ())
+    }
+    return Guidance(divergence, costs, slopes)
+
+
+def _relative(costs: Mapping[str, float], shapes: Sequence[MatrixShape]) -> dict[str, float]:
+    """Costs as multiples of their mean over weights; all 0 if that is not positive."""
+    sizes = [shape.rows * shape.columns for shape in shapes]
+    total = math.fsum(n * costs[shape.name] for n, shape in zip(sizes, shapes, strict=True))
+    scale = sum(sizes) / total if total > 0 else 0.0
+    return {shape.name: scale * costs[shape.name] for shape in shapes}
+
+
+def at_depths(
+    values: Mapping[str, float], shapes: Sequence[MatrixShape], wanted: Sequence[MatrixShape]
+) -> dict[str, float]:
+    """Takes values of one model's matrices over to another's, by kind and relative depth.
+
+    Matrices of one kind in one block (experts) share the mean of theirs; between blocks values are
+    linear, as those of `CurvesAllocation` are.
+
+    Args:
+        values: by the matrix's name.
+        shapes: the matrices that they are of.
+        wanted: the matrices that values are wanted for; their kinds are among those of ``shapes``.
+    """
+    if [shape.name for shape in shapes] == [shape.name for shape in wanted]:
+        return dict(values)
+    cells: dict[str, dict[float, list[float]]] = {}
+    for shape in shapes:
+        of_kind = cells.setdefault(shape.kind, {})
+        of_kind.setdefault(_depth(shape), []).append(values[shape.name])
+    lines = {
+        kind: (sorted(of_kind), [float(np.mean(of_kind[depth])) for depth in sorted(of_kind)])
+        for kind, of_kind in cells.items()
+    }
+    return {shape.name: float(np.interp(_depth(shape), *lines[shape.kind])) for shape in wanted}
+
+
+def _depth(shape: MatrixShape) -> float:
+    return shape.block / max(1, shape.blocks - 1)
 
 
 def _derivatives(

@@ -10,19 +10,19 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from prunerzero.errors import InputError
 from prunerzero.evaluation.divergence import DenseReference
-from prunerzero.evolution.guidance import Guidance
-from prunerzero.evolution.judging import IncumbentJudge, Judge
-from prunerzero.evolution.masking import Masker
+from prunerzero.evolution.arena import Arena
+from prunerzero.evolution.guidance import Guidance, mean_guidance
+from prunerzero.evolution.judging import Judge
+from prunerzero.evolution.masking import Masker, Maskers
 from prunerzero.evolution.population import Individual
 from prunerzero.evolution.strategies import Outcome, Proposal, Strategy
 from prunerzero.pruning.allocation import UniformAllocation
-from prunerzero.pruning.pattern import Pattern
 from prunerzero.pruning.pruner import UnusableScores
 from prunerzero.recipe import Recipe
 from prunerzero.study import Candidate, Study
@@ -63,10 +63,11 @@ class Deadline:
 class RecordedGuide:
     """Derivatives at a recipe, from the study where an earlier session measured them.
 
+    Of several targets they are the mean (`prunerzero.evolution.guidance.mean_guidance`).
+
     Args:
         study: the study.
-        masker: prunes the model.
-        judge: gives windows that no rung uses.
+        arenas: one for each target; they give windows that no rung uses.
         measure: measures the derivatives (`prunerzero.evolution.guidance.measure_guidance`).
         deadline: after which nothing is measured; what a descent has recorded by then is not lost.
     """
@@ -74,14 +75,12 @@ class RecordedGuide:
     def __init__(
         self,
         study: Study,
-        masker: Masker,
-        judge: IncumbentJudge,
+        arenas: Sequence[Arena],
         measure: MeasureGuidance,
         deadline: Deadline,
     ) -> None:
         self._study = study
-        self._masker = masker
-        self._judge = judge
+        self._arenas = list(arenas)
         self._measure = measure
         self._deadline = deadline
         self._recorded = deque(study.events(GUIDANCE_EVENT))
@@ -94,8 +93,12 @@ class RecordedGuide:
         if self._recorded:
             return Guidance.from_json(self._recorded.popleft().data)
         self._deadline.check()
-        reference = self._judge.fresh_reference(index)
-        guidance = self._measure(self._masker, recipe, reference)
+        found = []
+        for arena in self._arenas:
+            reference = arena.fresh_reference(index)
+            found.append(self._measure(arena.masker, recipe, reference))
+        shapes = [[m.shape for m in arena.masker.matrices] for arena in self._arenas]
+        guidance = found[0] if len(found) == 1 else mean_guidance(found, shapes)
         self._study.add_event(GUIDANCE_EVENT, {"index": index, **guidance.to_json()})
         return guidance
 
@@ -107,8 +110,7 @@ class Loop:
         study: where candidates go, and where those of earlier sessions are.
         strategy: proposes candidates.
         judge: measures them.
-        masker: prunes the model.
-        pattern: what may be zero.
+        masker: tells recipes apart by their masks.
 
     Attributes:
         individuals: evaluated candidates by id.
@@ -120,7 +122,7 @@ class Loop:
     """
 
     def __init__(
-        self, study: Study, strategy: Strategy, judge: Judge, masker: Masker, pattern: Pattern
+        self, study: Study, strategy: Strategy, judge: Judge, masker: Masker | Maskers
     ) -> None:
         self.individuals: dict[int, Individual] = {}
         self.incumbent: Individual | None = None
@@ -132,7 +134,6 @@ class Loop:
         self._strategy = strategy
         self._judge = judge
         self._masker = masker
-        self._pattern = pattern
         self._recorded = deque(study.candidates())
         self._aliases = study.duplicates()
         self._by_key: dict[str, Individual] = {}
@@ -159,7 +160,7 @@ class Loop:
         for _ in range(MOST_DUPLICATES):
             proposal = self._strategy.ask()
             self.proposals += 1
-            key = proposal.recipe.key(self._pattern)
+            key = self._masker.key(proposal.recipe)
             if self._is_known(key):
                 continue
             row = self._recall(key) if self._recorded else self._measure(proposal, key)

@@ -7,6 +7,7 @@ a whole matrix (columns, rows and scalars) is remembered for the formulas that c
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -20,6 +21,7 @@ from prunerzero.metric import TERMINALS, Metric, Node, Shape
 from prunerzero.metric.scoring import Parts, RowScorer
 from prunerzero.models.blocks import Matrix
 from prunerzero.models.snapshot import DenseWeights
+from prunerzero.pruning.allocation import UniformAllocation
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.pruning.pruner import DenseStatistics, UnusableScores
 from prunerzero.recipe import Recipe
@@ -68,11 +70,24 @@ class Masker:
         self._memo = Memo(MEMO_BYTES)
         self.probes = _spread(self.matrices, PROBES)
 
+    def sibling(self, pattern: Pattern) -> Masker:
+        """A masker of the same model by the same statistics under another pattern.
+
+        Both share all that they hold and remember; the model is pruned by whoever did so last.
+        """
+        other = copy.copy(self)
+        other.pattern = pattern
+        return other
+
     def use(self, statistics: DenseStatistics) -> None:
         """Takes statistics that hold more terminals than those it was made with."""
         self._statistics = statistics
         self._inputs.forget()
         self._memo.forget()
+
+    def key(self, recipe: Recipe) -> str:
+        """Text that is equal for recipes which prune alike."""
+        return recipe.key(self.pattern)
 
     def fingerprint(self, recipe: Recipe) -> str:
         """Hash of the recipe's masks on a few probe matrices and of its sparsity everywhere.
@@ -94,8 +109,8 @@ class Masker:
         return [self.mask(recipe, probe, sparsities[probe.name]) for probe in self.probes]
 
     def sparsities(self, recipe: Recipe) -> dict[str, Fraction]:
-        """What the recipe's allocation gives each matrix, by name."""
-        return recipe.allocation.sparsities(self._shapes, self.pattern)
+        """What the recipe's allocation gives each matrix, by name; nothing more under N:M."""
+        return under(recipe, self.pattern).allocation.sparsities(self._shapes, self.pattern)
 
     def mask(self, recipe: Recipe, matrix: Matrix, sparsity: Fraction) -> Tensor:
         """The recipe's mask of one matrix at a sparsity of its own (ignored for N:M).
@@ -185,6 +200,40 @@ class Masker:
             return (self._statistics.of(matrix, frozenset({terminal}))[terminal],)
 
         return self._inputs.recall((matrix.name, terminal), finish)[0]
+
+
+class Maskers:
+    """The maskers of a search's targets, taken together."""
+
+    def __init__(self, maskers: Sequence[Masker]) -> None:
+        self._maskers = list(maskers)
+
+    def key(self, recipe: Recipe) -> str:
+        """See `Masker.key`: alike on all targets."""
+        return " || ".join(dict.fromkeys(masker.key(recipe) for masker in self._maskers))
+
+    def fingerprint(self, recipe: Recipe) -> str:
+        """See `Masker.fingerprint`; a recipe that is unusable on one target is unusable."""
+        found = [masker.fingerprint(recipe) for masker in self._maskers]
+        if len(found) == 1:
+            return found[0]
+        return hashlib.sha256(" ".join(found).encode()).hexdigest()[:32]
+
+    def probe_masks(self, recipe: Recipe) -> list[Tensor]:
+        """The recipe's masks on the probe matrices of all targets."""
+        return [mask for masker in self._maskers for mask in masker.probe_masks(recipe)]
+
+    def restore(self) -> None:
+        """Makes all models dense again."""
+        for masker in self._maskers:
+            masker.restore()
+
+
+def under(recipe: Recipe, pattern: Pattern) -> Recipe:
+    """The recipe as far as a pattern leaves it free: N:M fixes every matrix's sparsity."""
+    if pattern.is_nm and recipe.allocation != UniformAllocation():
+        return recipe.model_copy(update={"allocation": UniformAllocation()})
+    return recipe
 
 
 def _blocks(matrix: Matrix) -> Iterator[slice]:
