@@ -85,7 +85,7 @@ def paper_winner() -> Recipe:
     judge = setting.judge(masker)
     STUDIES.mkdir(parents=True, exist_ok=True)
     with Study.open_or_create(PAPER_STUDY, {"benchmark": "paper's search, cheap fitness"}) as store:
-        loop = Loop(store, PaperStrategy(0), judge, masker)
+        loop = Loop(store, PaperStrategy(0), judge, masker, alike=0.0)
         loop.replay()
         while loop.proposals < PROPOSALS:
             row = loop.advance()

@@ -5,6 +5,7 @@ from prunerzero.evolution import loop as loop_module
 from prunerzero.evolution.guidance import Guidance
 from prunerzero.evolution.judging import Judge, Verdict
 from prunerzero.evolution.loop import (
+    ALIKE,
     GUIDANCE_EVENT,
     Deadline,
     Exhausted,
@@ -115,14 +116,35 @@ def test_equivalents_are_never_measured_twice(make, study):
 def test_a_key_known_by_its_masks_is_not_scored_again(make, study, monkeypatch):
     loop = make("W * A", "W * sqrt(X)", "W * sqrt(X)", "W")
     calls = []
-    fingerprint = loop._masker.fingerprint
-    monkeypatch.setattr(
-        loop._masker, "fingerprint", lambda r: calls.append(r.expression) or fingerprint(r)
-    )
+    sketch = loop._masker.sketch
+    monkeypatch.setattr(loop._masker, "sketch", lambda r: calls.append(r.expression) or sketch(r))
     loop.advance()
     loop.advance()
     assert calls.count("W * sqrt(X)") == 1
     assert len(study.duplicates()) == 1
+
+
+def test_what_is_nearly_alike_is_not_measured(make, study, bench):
+    recipes = [Recipe.from_text(text) for text in ("W * A", "W * A ** 1.001", "W * A ** 3")]
+    first, near, far = map(bench().masker.sketch, recipes)
+    assert 0 <= first.distance(near) < ALIKE < first.distance(far)
+    loop = make(*(recipe.expression for recipe in recipes))
+    loop.advance()
+    assert loop.advance().expression == recipes[2].expression
+    assert loop._judge.measured == [recipes[0].expression, recipes[2].expression]
+    if first.fingerprint != near.fingerprint:
+        assert set(study.duplicates().values()) == {1}
+
+
+def test_a_search_that_goes_on_knows_what_is_alike(make, study):
+    texts = ("W * A", "W * A ** 3", "W * A ** 1.001", "W")
+    loop = make(*texts)
+    loop.advance()
+    loop.advance()
+    again = make(*texts)
+    again.replay()
+    assert again.advance().expression == "W"
+    assert again._judge.measured == ["W"]
 
 
 def test_unusable_scores_are_rejected_once_with_the_reason(make, study):

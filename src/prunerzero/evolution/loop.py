@@ -19,7 +19,7 @@ from prunerzero.evaluation.divergence import DenseReference
 from prunerzero.evolution.arena import Arena
 from prunerzero.evolution.guidance import Guidance, mean_guidance
 from prunerzero.evolution.judging import Judge
-from prunerzero.evolution.masking import Masker, Maskers
+from prunerzero.evolution.masking import Masker, Maskers, Sketch
 from prunerzero.evolution.population import Individual
 from prunerzero.evolution.strategies import Outcome, Proposal, Strategy
 from prunerzero.pruning.allocation import UniformAllocation
@@ -34,6 +34,11 @@ MeasureGuidance = Callable[[Any, Recipe, DenseReference], Guidance]
 GUIDANCE_EVENT = "guidance"
 # Proposals in a row that were all known: the space within reach is exhausted.
 MOST_DUPLICATES = 2000
+
+# Recipes that treat fewer weights than this share differently count as one, if the known one is
+# this near the incumbent (log ratio): those that are far behind lose at a glance anyway.
+ALIKE = 0.005
+REACH = 0.05
 
 
 class Exhausted(Exception):
@@ -111,6 +116,8 @@ class Loop:
         strategy: proposes candidates.
         judge: measures them.
         masker: tells recipes apart by their masks.
+        alike: a proposal that treats fewer weights than this share differently from a candidate
+            near the incumbent is not measured: it would win or lose by noise alone.
 
     Attributes:
         individuals: evaluated candidates by id.
@@ -122,7 +129,12 @@ class Loop:
     """
 
     def __init__(
-        self, study: Study, strategy: Strategy, judge: Judge, masker: Masker | Maskers
+        self,
+        study: Study,
+        strategy: Strategy,
+        judge: Judge,
+        masker: Masker | Maskers,
+        alike: float = ALIKE,
     ) -> None:
         self.individuals: dict[int, Individual] = {}
         self.incumbent: Individual | None = None
@@ -139,6 +151,9 @@ class Loop:
         self._by_key: dict[str, Individual] = {}
         self._by_fingerprint: dict[str, Individual] = {}
         self._refused: set[str] = set()
+        self._alike = alike
+        self._near: dict[int, Individual] = {}
+        self._sketches: dict[int, Sketch] = {}
         self._skipped = 0
 
     def replay(self) -> None:
@@ -202,11 +217,12 @@ class Loop:
         """Measures a new candidate and writes it down; None if its masks are known."""
         began = time.perf_counter()
         recipe = proposal.recipe
-        fingerprint = reason = verdict = None
+        fingerprint = reason = verdict = sketch = None
         status: Status = "rejected"
         try:
-            fingerprint = self._masker.fingerprint(recipe)
-            twin = self._by_fingerprint.get(fingerprint)
+            sketch = self._masker.sketch(recipe)
+            fingerprint = sketch.fingerprint
+            twin = self._by_fingerprint.get(fingerprint) or self._much_like(sketch)
             if twin is not None:
                 self._study.add_duplicate(key, twin.id, self.proposals)
                 self._aliases[key] = twin.id
@@ -242,7 +258,18 @@ class Loop:
             self._refused.add(key)
         else:
             self._settle(row, recipe, verdict.incumbent)
+            if identifier in self._near and sketch is not None:
+                self._sketches[identifier] = sketch
         return row
+
+    def _much_like(self, sketch: Sketch) -> Individual | None:
+        """A candidate near the incumbent that prunes nearly alike."""
+        for individual in self._near.values() if self._alike else ():
+            if individual.id not in self._sketches:  # all but those of a search that goes on
+                self._sketches[individual.id] = self._masker.sketch(individual.recipe)
+            if sketch.distance(self._sketches[individual.id]) < self._alike:
+                return individual
+        return None
 
     def _settle(self, row: Candidate, recipe: Recipe, incumbent: bool) -> None:
         assert row.id is not None
@@ -250,8 +277,15 @@ class Loop:
         individual = Individual(row.id, recipe, row.fitness, row.size)
         self.individuals[row.id] = individual
         self.seconds += row.seconds
+        self._near[individual.id] = individual
         if incumbent:
             self.incumbent = individual
+        assert self.incumbent is not None
+        best = self.incumbent.fitness
+        for other in list(self._near.values()) if incumbent else [individual]:
+            if self._judge.log_ratio(other.fitness, best) > REACH:
+                del self._near[other.id]
+                self._sketches.pop(other.id, None)
         if recipe.allocation == UniformAllocation():
             self.uniform.setdefault(recipe.expression, row.fitness)
         self._by_key[row.key] = individual

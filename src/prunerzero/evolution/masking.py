@@ -10,9 +10,11 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,9 +32,35 @@ from prunerzero.threads import for_each
 # Matrices whose masks tell two recipes apart before any forward pass.
 PROBES = 6
 
+SKETCHED = 1 << 14  # weights of each that a sketch samples
+
 BLOCK = 1 << 18  # weights scored and selected at once: in cache, yet calls are few
 MEMO_BYTES = 512 << 20
 INPUT_BYTES = 1 << 30  # of terminals; what does not fit is finished again from its raw sums
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """What tells recipes apart before any forward pass.
+
+    Attributes:
+        fingerprint: hash of the masks of the probe matrices and of the sparsity everywhere.
+        bits: a sample of these masks, eight weights a byte.
+        sparsities: of all matrices.
+    """
+
+    fingerprint: str
+    bits: np.ndarray
+    sparsities: np.ndarray
+
+    def distance(self, other: Sketch) -> float:
+        """Share of the weights that two recipes treat differently, estimated.
+
+        That of the sampled weights plus the mean difference in sparsity, as probe matrices do not
+        show how the others are spread.
+        """
+        differing = int(np.bitwise_count(self.bits ^ other.bits).sum()) / (8 * self.bits.size)
+        return differing + float(np.abs(self.sparsities - other.sparsities).mean())
 
 
 class Masker:
@@ -89,17 +117,23 @@ class Masker:
         """Text that is equal for recipes which prune alike."""
         return recipe.key(self.pattern)
 
-    def fingerprint(self, recipe: Recipe) -> str:
-        """Hash of the recipe's masks on a few probe matrices and of its sparsity everywhere.
+    def sketch(self, recipe: Recipe) -> Sketch:
+        """The recipe's masks on a few probe matrices, and its sparsity everywhere.
 
         Raises:
             UnusableScores: if scores there are not finite, or all the same.
         """
         sparsities = self.sparsities(recipe)
         digest = hashlib.sha256(repr(sorted(sparsities.items())).encode())
+        bits = []
         for mask in self.probe_masks(recipe, sparsities):
-            digest.update(mask.cpu().numpy().tobytes())
-        return digest.hexdigest()[:32]
+            array = mask.cpu().numpy()
+            digest.update(array.tobytes())
+            # Odd, so that it goes through the columns of all usual widths.
+            stride = max(1, array.size // SKETCHED) | 1
+            bits.append(np.packbits(array.reshape(-1)[::stride]))
+        spread = np.array([float(sparsities[matrix.name]) for matrix in self.matrices])
+        return Sketch(digest.hexdigest()[:32], np.concatenate(bits), spread)
 
     def probe_masks(
         self, recipe: Recipe, sparsities: Mapping[str, Fraction] | None = None
@@ -212,12 +246,17 @@ class Maskers:
         """See `Masker.key`: alike on all targets."""
         return " || ".join(dict.fromkeys(masker.key(recipe) for masker in self._maskers))
 
-    def fingerprint(self, recipe: Recipe) -> str:
-        """See `Masker.fingerprint`; a recipe that is unusable on one target is unusable."""
-        found = [masker.fingerprint(recipe) for masker in self._maskers]
+    def sketch(self, recipe: Recipe) -> Sketch:
+        """See `Masker.sketch`; a recipe that is unusable on one target is unusable."""
+        found = [masker.sketch(recipe) for masker in self._maskers]
         if len(found) == 1:
             return found[0]
-        return hashlib.sha256(" ".join(found).encode()).hexdigest()[:32]
+        together = " ".join(sketch.fingerprint for sketch in found)
+        return Sketch(
+            hashlib.sha256(together.encode()).hexdigest()[:32],
+            np.concatenate([sketch.bits for sketch in found]),
+            np.concatenate([sketch.sparsities for sketch in found]),
+        )
 
     def probe_masks(self, recipe: Recipe) -> list[Tensor]:
         """The recipe's masks on the probe matrices of all targets."""

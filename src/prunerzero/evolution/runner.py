@@ -14,7 +14,7 @@ from prunerzero.evolution.closing import best_formula, choose_finalists, close
 from prunerzero.evolution.controls import EvoPressStrategy, RandomStrategy
 from prunerzero.evolution.default import DefaultStrategy
 from prunerzero.evolution.judging import IncumbentJudge, Judge, PerplexityJudge, RungPlan
-from prunerzero.evolution.loop import Deadline, Exhausted, Loop, OutOfTime, RecordedGuide
+from prunerzero.evolution.loop import ALIKE, Deadline, Exhausted, Loop, OutOfTime, RecordedGuide
 from prunerzero.evolution.population import best_per_size
 from prunerzero.evolution.result import SearchResult, save_best, with_provenance
 from prunerzero.evolution.settings import (
@@ -187,7 +187,9 @@ def search(
         _note_rounding(store, grounds)
         deadline = Deadline()
         judge, strategy = _players(settings, guesses, targets, plan, store, deadline)
-        loop = Loop(store, strategy, judge, targets.maskers)
+        # The published algorithm measures what is nearly alike, too.
+        alike = 0.0 if preset == "paper" else ALIKE
+        loop = Loop(store, strategy, judge, targets.maskers, alike)
         loop.replay()
         if preset != "paper":
             if not loop.proposals:
