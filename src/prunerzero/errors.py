@@ -14,6 +14,14 @@ class InputError(PrunerZeroError, ValueError):
     """
 
 
+class StorageError(PrunerZeroError):
+    """The disk is full or fails, in the middle of a run.
+
+    No `InputError`, as the run's input is not at fault: a search must not take it for the fault of
+    the candidate at hand. The command line prints the line and exits with code 2.
+    """
+
+
 class MissingExtraError(InputError):
     """Something needs an optional dependency that is not installed.
 
