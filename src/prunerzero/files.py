@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -14,6 +15,8 @@ from typing import Any
 
 from prunerzero.errors import InputError
 
+# What the system says of a disk that is full, over quota or broken, or a file that is too large.
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 SPARE = 16 * 2**20  # bytes of a checkpoint beside its weights: tokenizer, records, headers
 
 
@@ -74,7 +77,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         path: The file to write.
 
     Raises:
-        InputError: The file cannot be created there.
+        InputError: The file cannot be created there, or the disk is full.
     """
     target = Path(path)
     try:
@@ -84,11 +87,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise InputError(f"{target}: cannot be written ({_reason(error)})") from None
     with scratch as directory:
         temporary = Path(directory) / target.name
-        yield temporary
-        # The data must be on disk before the name points to it, else a power cut leaves a hole.
-        with open(temporary, "rb+") as stream:
-            os.fsync(stream.fileno())
         try:
+            yield temporary
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                raise
+            raise InputError(f"{target}: cannot be written ({_reason(error)})") from None
+        try:
+            # The data must be on disk before the name points to it, else a power cut leaves a hole.
+            with open(temporary, "rb+") as stream:
+                os.fsync(stream.fileno())
             os.replace(temporary, target)
         except OSError as error:
             raise InputError(f"{target}: cannot be written ({_reason(error)})") from None

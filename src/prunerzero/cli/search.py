@@ -144,7 +144,7 @@ def command(
             )
         except KeyboardInterrupt:
             console.stop()
-            note(f"interrupted; everything measured is in {study}: the same command goes on")
+            note(f"everything measured is in {study}: the same command goes on")
             raise
     if json:
         emit(result.to_json())
