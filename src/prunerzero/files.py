@@ -17,6 +17,8 @@ from prunerzero.errors import InputError
 
 # What the system says of a disk that is full, over quota or broken, or a file that is too large.
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+LARGEST_JSON = 1 << 26  # bytes; an index of 100,000 tensors has 30 million
+DEEPEST_JSON = 100  # levels
 SPARE = 16 * 2**20  # bytes of a checkpoint beside its weights: tokenizer, records, headers
 
 
@@ -153,28 +155,35 @@ def write_json(path: str | Path, obj: Any) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def read_json(path: str | Path, what: str) -> Any:
-    """Reads a JSON file.
+def read_json(path: str | Path, what: str, limit: int = LARGEST_JSON) -> Any:
+    """Reads a JSON file of bounded size and depth.
 
     Args:
         path: The file to read.
         what: What the file should be ("recipe", "metric tree"), for the message.
+        limit: Bytes that it may have.
 
     Returns:
-        The parsed document.
+        The parsed document: `DEEPEST_JSON` levels at most, all numbers finite, all text Unicode.
 
     Raises:
-        InputError: The file is missing, unreadable, or not JSON.
+        InputError: The file is missing, unreadable, too large, or not such JSON.
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as stream:  # a device has no size to ask for, and no end
+            content = stream.read(limit + 1)
+        if len(content) > limit:
+            raise InputError(f"{what} {path}: larger than {limit} bytes, so not a {what}")
+        text = content.decode("utf-8")
     except UnicodeDecodeError:
         raise InputError(f"{what} {path}: not a text file") from None
     except OSError as error:
         raise InputError(f"{what} {path}: cannot be read ({_reason(error)})") from None
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        document = json.loads(text, parse_constant=_refuse_constant)
+        _check_plain(document)
+        return document
     except json.JSONDecodeError as error:
         raise InputError(
             f"{what} {path}, line {error.lineno}, column {error.colno}: "
@@ -182,7 +191,29 @@ def read_json(path: str | Path, what: str) -> Any:
         ) from None
     except (RecursionError, ValueError):
         # ValueError: NaN, infinity, or an integer of more digits than Python converts.
-        raise InputError(f"{what} {path}: JSON nested too deeply or a number too large") from None
+        raise InputError(
+            f"{what} {path}: JSON nested too deeply, a number too large, or text that is no Unicode"
+        ) from None
+
+
+def _check_plain(document: Any) -> None:
+    """Refuses what would trip whoever works on the document: depth, infinities, half characters."""
+    level = [document]
+    for _ in range(DEEPEST_JSON):
+        following = []
+        for value in level:
+            if isinstance(value, dict):
+                following += [*value, *value.values()]
+            elif isinstance(value, list):
+                following += value
+            elif isinstance(value, float) and not math.isfinite(value):
+                raise ValueError("a number too large")
+            elif isinstance(value, str) and not value.isascii():
+                value.encode("utf-8")  # UnicodeEncodeError is a ValueError
+        level = following
+        if not level:
+            return
+    raise ValueError("nested too deeply")
 
 
 def _plain(obj: Any) -> Any:

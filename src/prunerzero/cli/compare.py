@@ -9,6 +9,7 @@ import typer
 
 from prunerzero.cli import inputs
 from prunerzero.cli.common import (
+    AllowPickle,
     Blocks,
     Calibration,
     Device,
@@ -55,6 +56,7 @@ def command(
     include: Include = [],  # noqa: B006  typer copies it
     exclude: Exclude = [],  # noqa: B006
     min_coverage: MinCoverage = MIN_COVERAGE,
+    allow_pickle: AllowPickle = False,
     json: Json = False,
 ) -> None:
     """Prune with several metrics and compare perplexities in one table."""
@@ -75,7 +77,7 @@ def command(
     seen = seen_documents(model)
     refuse_seen(text, seen)
 
-    loaded, tokenizer = inputs.load_quietly(model, device, dtype)
+    loaded, tokenizer = inputs.load_quietly(inputs.loadable(model, allow_pickle), device, dtype)
     from prunerzero.cli.published import names_and_pattern, published_beside
     from prunerzero.evaluation.comparison import Comparison
     from prunerzero.evaluation.evaluate import evaluation_windows

@@ -7,7 +7,16 @@ from typing import Annotated, Any
 import typer
 
 from prunerzero.cli import inputs
-from prunerzero.cli.common import Device, Dtype, Json, Progress, Seed, emit, print_table
+from prunerzero.cli.common import (
+    AllowPickle,
+    Device,
+    Dtype,
+    Json,
+    Progress,
+    Seed,
+    emit,
+    print_table,
+)
 from prunerzero.errors import InputError
 
 TEXT_HELP = "Named source (its held-out documents) or file (whole); repeatable."
@@ -49,6 +58,7 @@ def command(
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
+    allow_pickle: AllowPickle = False,
     json: Json = False,
 ) -> None:
     """Measure a model's perplexity on token windows of texts (default: wikipedia)."""
@@ -67,10 +77,11 @@ def command(
     if deep:
         inputs.check_calibration(calibration)
 
-    loaded, tokenizer = inputs.load_quietly(model, device, dtype)
+    loaded, tokenizer = inputs.load_quietly(inputs.loadable(model, allow_pickle), device, dtype)
     dense: Any = None
     if dense_name is not None:
-        dense = inputs.load_quietly(dense_name, device, dtype)[0]
+        dense_source = inputs.loadable(dense_name, allow_pickle)
+        dense = inputs.load_quietly(dense_source, device, dtype)[0]
     from prunerzero.cli.deep import print_deep
     from prunerzero.cli.published import names_and_pattern, print_published, published_beside
     from prunerzero.evaluation.deep import evaluate_deep

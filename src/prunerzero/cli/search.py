@@ -11,6 +11,7 @@ import typer
 
 from prunerzero.cli import inputs
 from prunerzero.cli.common import (
+    AllowPickle,
     Blocks,
     Calibration,
     Device,
@@ -85,6 +86,7 @@ def command(
             show_default=False,
         ),
     ] = None,
+    allow_pickle: AllowPickle = False,
     json: Json = False,
 ) -> None:
     """Search for a pruning recipe; the same command goes on with an interrupted search."""
@@ -114,6 +116,7 @@ def command(
         raise InputError(f"model '{model}': is pruned already; search on the dense model")
     split_documents(load_documents(calibration))
     _check_study(study)
+    model = inputs.loadable(model, allow_pickle)
     if stream is None and (reason := reason_to_search_streamed(model, study)):
         note(reason)
         stream = True

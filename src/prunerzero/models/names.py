@@ -31,11 +31,11 @@ def check_model_name(name: str | os.PathLike[str]) -> None:
     path = Path(name)
     if name in ALIASES:
         asset_path(ALIASES[name])
-    elif name.strip() and path.is_dir():
+    elif name.strip() and os.path.isdir(name):  # `Path` raises for names that are too long
         refuse_adapter(path)
         if not (path / "config.json").is_file():
             raise InputError(f"model '{name}': the directory holds no config.json")
-    elif path.is_file():
+    elif os.path.isfile(name):
         if path.suffix != ".gguf":
             raise InputError(f"model '{name}': a file, but not a .gguf file or a model directory")
     elif path.suffix == ".gguf" or name.startswith((".", "/", "~")):
@@ -65,7 +65,7 @@ def gguf_file(name: str) -> Path | None:
     if name in ALIASES:
         return asset_path(ALIASES[name])
     path = Path(name)
-    return path if path.suffix == ".gguf" and path.is_file() else None
+    return path if path.suffix == ".gguf" and os.path.isfile(path) else None
 
 
 def converted_directory(gguf: Path) -> Path:
