@@ -115,14 +115,12 @@ def forge_index(folder: Path, tensors: Any) -> None:
 
 WORDS = [*OPERATORS, *TERMINALS, *"+-*/(),.", "**", " ", "e", "1", "1e9", "0.5", "-0", "1e-50", "é"]
 text = (
-    (
-        st.lists(st.sampled_from(WORDS), max_size=40).map("".join)
-        | st.text(max_size=60)
-        | st.tuples(st.sampled_from(["(", "-", "sqrt(", "W+", "W**", "W*("]), st.integers(0, 3000))
-        .map(lambda pair: pair[0] * pair[1] + "W")
-    ).map(lambda found: found.encode("utf-8", errors="surrogatepass"))
-    | st.binary(max_size=40)
-)
+    st.lists(st.sampled_from(WORDS), max_size=40).map("".join)
+    | st.text(max_size=60)
+    | st.tuples(st.sampled_from(["(", "-", "sqrt(", "W+", "W**", "W*("]), st.integers(0, 3000)).map(
+        lambda pair: pair[0] * pair[1] + "W"
+    )
+).map(lambda found: found.encode("utf-8", errors="surrogatepass")) | st.binary(max_size=40)
 
 numbers = st.integers() | st.floats() | st.sampled_from([0, -1, 10**400, 1e308, 5e-324])
 scalars = st.none() | st.booleans() | numbers | st.text(max_size=8)
@@ -143,9 +141,7 @@ def mapping(known: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[dict[
 names = st.sampled_from([*OPERATORS, *TERMINALS])
 trees = st.recursive(
     (names | numbers | scalars).map(lambda data: {"data": data}) | anything,
-    lambda inner: st.fixed_dictionaries(
-        {"data": names}, optional={"left": inner, "right": inner}
-    ),
+    lambda inner: st.fixed_dictionaries({"data": names}, optional={"left": inner, "right": inner}),
     max_leaves=30,
 ) | st.tuples(st.sampled_from(["sqrt", "neg", "exp"]), st.integers(0, 3000)).map(
     lambda pair: _chain(*pair)

@@ -115,6 +115,6 @@ def test_an_index_cannot_point_out_of_its_directory(tmp_path, place):
     index.write_text(json.dumps(document))
     before = sorted(os.listdir(tmp_path))
     for read in (DenseCheckpoint.open, lambda path: load_model(path, device="cpu")):
-        with pytest.raises(InputError, match="is no file name|safetensors file"):
+        with pytest.raises(InputError, match=r"is no file name|safetensors file"):
             read(directory)
     assert sorted(os.listdir(tmp_path)) == before

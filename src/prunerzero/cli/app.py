@@ -66,14 +66,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (PrunerZeroError, typer.TyperException) as error:
         return _refuse(error)
     except (KeyboardInterrupt, typer.Abort):
-        tell(_PROGRAM, arguments)
-        return INTERRUPTED
+        code = INTERRUPTED
     except BrokenPipeError:
         # The reader left (`prunerzero metrics | head -1`); Python must not complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         return _confess(error)
+    if code == INTERRUPTED:  # also what typer makes of a KeyboardInterrupt
+        tell(_PROGRAM, arguments)
     return code if isinstance(code, int) else 0
 
 
