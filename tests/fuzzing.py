@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from prunerzero.errors import InputError
+from prunerzero.errors import LONGEST, InputError
 from prunerzero.metric import Metric
 from prunerzero.metric.operators import OPERATORS
 from prunerzero.metric.terminals import TERMINALS
@@ -99,7 +99,8 @@ def survives(kind: str, content: bytes, folder: Path) -> bool:
         line = str(error)
         assert line
         assert "\n" not in line
-        assert len(line) < 2000
+        assert line.isprintable()
+        assert len(line) <= LONGEST + 3
         line.encode("utf-8")
         return False
     return True

@@ -28,7 +28,8 @@ def test_a_search_stops_and_the_printed_command_goes_on(model, texts, tmp_path, 
     study = tmp_path / "my search.db"
     arguments = [
         "search", model, "--pattern", "50%", "--study", str(study), "--samples", "4",
-        "--calibration", str(texts / "calibration.jsonl"), "--sequence-length", "16", "--candidates",
+        "--calibration", str(texts / "calibration.jsonl"), "--sequence-length", "16",
+        "--candidates",
     ]  # fmt: skip
     environment = os.environ | {"PRUNERZERO_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "prunerzero", *arguments, "100000"]
@@ -47,6 +48,8 @@ def test_a_search_stops_and_the_printed_command_goes_on(model, texts, tmp_path, 
     assert sorted(os.listdir(tmp_path)) == ["cache", "my search.db"]
     with Study.open(study) as opened:
         assert opened.check() == []
+    if number == signal.SIGINT:
+        return  # going on takes a while, and does not depend on how it was stopped
     there = rows(study)
     again = [*command[:-1], str(there + 1), "--json"]
     done = subprocess.run(again, env=environment, capture_output=True, text=True, check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -159,7 +160,7 @@ def _check_study(path: Path) -> None:
     """Finds an unusable study file before the model is loaded."""
     from prunerzero.study import Study
 
-    if path.exists():
+    if os.path.lexists(path):  # `Path` raises for names that are too long
         Study.open(path).close()
 
 

@@ -14,6 +14,7 @@ from prunerzero.files import cache_dir
 # Demo aliases: name -> asset that holds the GGUF file.
 ALIASES = {"smollm2": "smollm2"}
 
+LONGEST_ID = 200  # characters; the hub allows 96
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 
@@ -40,7 +41,7 @@ def check_model_name(name: str | os.PathLike[str]) -> None:
             raise InputError(f"model '{name}': a file, but not a .gguf file or a model directory")
     elif path.suffix == ".gguf" or name.startswith((".", "/", "~")):
         raise InputError(f"model '{name}': no such file or directory")
-    elif not _HUB_ID.fullmatch(name):
+    elif len(name) > LONGEST_ID or not _HUB_ID.fullmatch(name):
         raise InputError(
             f"model '{name}': not a directory, not an alias ({', '.join(ALIASES)}), "
             "and not a hub id (owner/name)"

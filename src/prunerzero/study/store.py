@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -391,7 +392,14 @@ class Study:
 
 
 def _absolute(path: str | Path) -> Path:
-    return Path(path).expanduser().absolute()
+    found = Path(path).expanduser().absolute()
+    try:
+        os.lstat(found)
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # it may be made
+    except (OSError, ValueError) as error:  # a name that is too long, or no name
+        raise InputError(f"study {path}: cannot be opened ({error})") from None
+    return found
 
 
 def _require_file(path: Path) -> None:
