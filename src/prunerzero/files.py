@@ -171,8 +171,10 @@ def read_json(path: str | Path, what: str, limit: int = LARGEST_JSON) -> Any:
     """
     path = Path(path)
     try:
+        content = b""
         with path.open("rb") as stream:  # a device has no size to ask for, and no end
-            content = stream.read(limit + 1)
+            while len(content) <= limit and (piece := stream.read(1 << 20)):
+                content += piece
         if len(content) > limit:
             raise InputError(f"{what} {path}: larger than {limit} bytes, so not a {what}")
         text = content.decode("utf-8")
