@@ -102,10 +102,7 @@ class Recipe(BaseModel):
         Raises:
             InputError: The file is missing, too large, not JSON, or not a recipe.
         """
-        path = Path(path)
-        if path.is_file() and path.stat().st_size > LARGEST_FILE:
-            raise InputError(f"recipe {path}: larger than {LARGEST_FILE} bytes, so not a recipe")
-        document = read_json(path, "recipe")
+        document = read_json(path, "recipe", LARGEST_FILE)
         if isinstance(document, dict) and "data" in document:
             try:
                 return cls._of(Metric.from_tree(document))

@@ -57,7 +57,7 @@ def test_scores_are_the_callers_own() -> None:
 def test_edges() -> None:
     assert score("mms(0.5)").isnan().all()
     assert score("zsn(rowmean(colmean(W)))").isnan().all()
-    assert score("rowstd(rowsum(W))").isnan().all()
+    assert not score("rowstd(rowsum(W))").any()
     assert torch.equal(score("div(X, W)"), X / W.norm() + 0 * W)
     torch.testing.assert_close(score("div(W, X)"), W.abs() / X.expand(5, 8).norm())
     assert torch.equal(score("exp(W + 200)"), torch.full((5, 8), torch.inf))

@@ -77,6 +77,13 @@ MinCoverage = Annotated[
         help="Share of the blocks' weights that must be found prunable.",
     ),
 ]
+AllowPickle = Annotated[
+    bool,
+    typer.Option(
+        "--allow-pickle",
+        help="Convert a checkpoint of pickle files (pytorch_model.bin), reading tensors only.",
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, all else on stderr.")
 ]

@@ -9,6 +9,7 @@ import typer
 
 from prunerzero.cli import inputs, zeroshot
 from prunerzero.cli.common import (
+    AllowPickle,
     Blocks,
     Calibration,
     Device,
@@ -65,6 +66,7 @@ def command(
     include: Include = [],  # noqa: B006  typer copies it
     exclude: Exclude = [],  # noqa: B006
     min_coverage: MinCoverage = MIN_COVERAGE,
+    allow_pickle: AllowPickle = False,
     json: Json = False,
 ) -> None:
     """Prune with several metrics and compare perplexities, and zero-shot accuracies."""
@@ -88,7 +90,7 @@ def command(
     refuse_seen(text, seen)
     questions = zeroshot.prepare(tasks, limit, None, seen) if tasks else None
 
-    loaded, tokenizer = inputs.load_quietly(model, device, dtype)
+    loaded, tokenizer = inputs.load_quietly(inputs.loadable(model, allow_pickle), device, dtype)
     from prunerzero.cli.published import names_and_pattern, published_beside
     from prunerzero.evaluation.comparison import Comparison
     from prunerzero.evaluation.evaluate import evaluation_windows

@@ -7,7 +7,16 @@ from typing import Annotated, Any
 import typer
 
 from prunerzero.cli import inputs, zeroshot
-from prunerzero.cli.common import Device, Dtype, Json, Progress, Seed, emit, print_table
+from prunerzero.cli.common import (
+    AllowPickle,
+    Device,
+    Dtype,
+    Json,
+    Progress,
+    Seed,
+    emit,
+    print_table,
+)
 from prunerzero.errors import InputError
 
 TEXT_HELP = "Named source (its held-out documents) or file (whole); repeatable."
@@ -51,6 +60,7 @@ def command(
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
+    allow_pickle: AllowPickle = False,
     json: Json = False,
 ) -> None:
     """Measure perplexity on texts (default, without --tasks: wikipedia), and zero-shot accuracy."""
@@ -72,11 +82,12 @@ def command(
         inputs.check_calibration(calibration)
     questions = zeroshot.prepare(tasks, limit, dense_name, seen) if tasks else None
 
-    loaded, tokenizer = inputs.load_quietly(model, device, dtype)
+    loaded, tokenizer = inputs.load_quietly(inputs.loadable(model, allow_pickle), device, dtype)
     dense: Any = None
     dense_tokenizer: Any = None
     if dense_name is not None:
-        dense, dense_tokenizer = inputs.load_quietly(dense_name, device, dtype)
+        dense_source = inputs.loadable(dense_name, allow_pickle)
+        dense, dense_tokenizer = inputs.load_quietly(dense_source, device, dtype)
     from prunerzero.cli.deep import print_deep
     from prunerzero.cli.published import names_and_pattern, print_published, published_beside
     from prunerzero.evaluation.deep import evaluate_deep

@@ -67,6 +67,19 @@ def load_quietly(name: str, device: str | None, dtype: str | None) -> tuple[Any,
     return load_model(name, device=device, dtype="float32" if dtype == "float32" else None)
 
 
+def loadable(name: str, allow_pickle: bool) -> str:
+    """The model to load: the one named, or the conversion of its pickle files if that is allowed.
+
+    Raises:
+        InputError: These are damaged, or hold more than tensors.
+    """
+    if not allow_pickle:
+        return name
+    from prunerzero.models.pickled import without_pickle
+
+    return without_pickle(name)
+
+
 def announce(name: str) -> None:
     """Says that a model is being loaded, and keeps the libraries' own output off the console."""
     gguf = gguf_file(name)

@@ -8,6 +8,7 @@ import typer
 
 from prunerzero.cli import inputs
 from prunerzero.cli.common import (
+    AllowPickle,
     Blocks,
     Calibration,
     Device,
@@ -62,6 +63,7 @@ def command(
             show_default=False,
         ),
     ] = None,
+    allow_pickle: AllowPickle = False,
     json: Json = False,
 ) -> None:
     """Prune a model and save it as a Hugging Face checkpoint."""
@@ -72,7 +74,8 @@ def command(
     wanted = Pattern.parse(pattern)
     check_model_name(model)
     inputs.check_calibration(calibration)
-    directory, streamed = inputs.prepare_pruning(model, output, stream)
+    source = inputs.loadable(model, allow_pickle)
+    directory, streamed = inputs.prepare_pruning(source, output, stream)
 
     with Progress() as progress:
         options: dict[str, Any] = {
@@ -86,12 +89,12 @@ def command(
             "report": progress,
         }
         if streamed:
-            inputs.announce(model)
+            inputs.announce(source)
             from prunerzero.streaming import prune_streamed
 
-            result = prune_streamed(model, directory, chosen, wanted, device=device, **options)
+            result = prune_streamed(source, directory, chosen, wanted, device=device, **options)
         else:
-            loaded, tokenizer = inputs.load_quietly(model, device, dtype)
+            loaded, tokenizer = inputs.load_quietly(source, device, dtype)
             require_space(directory, sum(p.nbytes for p in loaded.parameters()))
             from prunerzero.pruning.checkpoint import save_checkpoint
             from prunerzero.pruning.pruner import prune

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import typer
 
 from prunerzero.cli import inputs
 from prunerzero.cli.common import (
+    AllowPickle,
     Blocks,
     Device,
     Dtype,
@@ -109,6 +111,7 @@ def command(
             show_default=False,
         ),
     ] = None,
+    allow_pickle: AllowPickle = False,
     json: Json = False,
 ) -> None:
     """Search for a pruning recipe; the same command goes on with an interrupted search."""
@@ -138,6 +141,7 @@ def command(
             raise InputError(f"model '{name}': is pruned already; search on the dense model")
     check_targets(models, patterns, calibration, objective, preset)
     _check_study(study)
+    models = [inputs.loadable(name, allow_pickle) for name in models]
     if stream is None and (reason := _reason_to_stream(models, study)):
         note(reason)
         stream = True
@@ -171,7 +175,7 @@ def command(
             )
         except KeyboardInterrupt:
             console.stop()
-            note(f"interrupted; everything measured is in {study}: the same command goes on")
+            note(f"everything measured is in {study}: the same command goes on")
             raise
     if json:
         emit(result.to_json())
@@ -191,7 +195,7 @@ def _check_study(path: Path) -> None:
     """Finds an unusable study file before the model is loaded."""
     from prunerzero.study import Study
 
-    if path.exists():
+    if os.path.lexists(path):  # `Path` raises for names that are too long
         Study.open(path).close()
 
 

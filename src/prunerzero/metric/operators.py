@@ -322,15 +322,16 @@ _EXTENDED = (
         bounds=_ratio, error_growth=1,
     ),
     Operator(
-        "power", 2, kernels.power, "|a| ** c, c a real constant", symbol="**", bounds=_power,
+        "power", 2, kernels.power, "|a| ** c, c a real constant, clamped to finite",
+        symbol="**", bounds=_power,
         shape=lambda base, _exponent: base, constant_exponent=True,
     ),
     Operator(
-        "rowsum", 1, lambda x: x.sum(dim=1, keepdim=True), "sum of each row",
+        "rowsum", 1, kernels.row_sum, "sum of each row",
         bounds=_sign_of, shape=_one_column, error_growth_non_negative=1,
     ),
     Operator(
-        "rowmean", 1, lambda x: x.mean(dim=1, keepdim=True), "mean of each row",
+        "rowmean", 1, kernels.row_mean, "mean of each row",
         bounds=_sign_of, shape=_one_column, error_growth_non_negative=1,
     ),
     Operator(
@@ -342,11 +343,11 @@ _EXTENDED = (
         bounds=_non_negative, shape=_one_column,
     ),
     Operator(
-        "colsum", 1, lambda x: x.sum(dim=0, keepdim=True), "sum of each column",
+        "colsum", 1, kernels.column_sum, "sum of each column",
         bounds=_sign_of, shape=_one_row, error_growth_non_negative=1,
     ),
     Operator(
-        "colmean", 1, lambda x: x.mean(dim=0, keepdim=True), "mean of each column",
+        "colmean", 1, kernels.column_mean, "mean of each column",
         bounds=_sign_of, shape=_one_row, error_growth_non_negative=1,
     ),
     Operator(
