@@ -242,14 +242,15 @@ def test_derivatives_are_measured_once(bench, study):
     tools = bench()
     measured = []
 
-    def measure(masker, recipe, reference):
-        assert masker is tools.masker
+    def measure(masker, recipe, reference, fitness):
+        assert (masker, fitness) == (tools.masker, "loss")
         measured.append((recipe, reference))
         slopes = {"q_proj": {"A": 1 / 3, "F": -0.25 * len(measured)}}
         return Guidance(0.7, {"a": 0.1 + len(measured), "b": -1e-17 / 3}, slopes)
 
     class References:
         masker = tools.masker
+        fitness = "loss"
 
         def fresh_reference(self, index):
             return f"reference {index}"

@@ -54,7 +54,7 @@ class Arena:
         self.name = name
         self._sampler = sampler
         self._compute = compute
-        self._fitness = fitness
+        self.fitness = fitness
         self._round = 0
         self._pruned_by: Recipe | None = None
         # By rung, first window and the window after the last.
@@ -94,7 +94,7 @@ class Arena:
 
     def values(self, reading: Divergence) -> tuple[float, ...]:
         """What counts of a reading, for each window."""
-        return reading.kl if self._fitness == "kl" else reading.losses
+        return reading.kl if self.fitness == "kl" else reading.losses
 
     def compare(
         self,
@@ -103,7 +103,7 @@ class Arena:
         incumbents: Divergence,
     ) -> tuple[float, float]:
         """Log ratio of a candidate's reading to the incumbent's, and its standard error."""
-        return COMPARE[self._fitness](self.values(reading), self.values(incumbents))
+        return COMPARE[self.fitness](self.values(reading), self.values(incumbents))
 
     def windows(self, rung: int) -> Windows:
         """Windows of a rung: pages of windows, turned by two a round.
@@ -124,7 +124,7 @@ class Arena:
         notes: Mapping[str, Any],
     ) -> Measurement:
         """What the study keeps of a candidate's reading; how long it took is not yet in it."""
-        data = {READINGS[self._fitness]: self.values(reading), **notes}
+        data = {READINGS[self.fitness]: self.values(reading), **notes}
         if incumbents is not None:
             ratio, error = self.compare(rung, reading, incumbents)
             data |= {"log_ratio": ratio, "standard_error": error}
@@ -165,8 +165,8 @@ class Arena:
         self._references = references
         self._readings.clear()
         if challenge is not None:
-            values = tuple(challenge[READINGS[self._fitness]][:kept])
-            kl = self._fitness == "kl"
+            values = tuple(challenge[READINGS[self.fitness]][:kept])
+            kl = self.fitness == "kl"
             self._readings[0] = Divergence(values, ()) if kl else Divergence((), values)
         elif known is not None:
             self._readings[0] = known.first(kept)

@@ -21,6 +21,7 @@ from prunerzero.evolution.guidance import Guidance, mean_guidance
 from prunerzero.evolution.judging import Judge
 from prunerzero.evolution.masking import Masker, Maskers, Sketch
 from prunerzero.evolution.population import Individual
+from prunerzero.evolution.settings import FitnessKind
 from prunerzero.evolution.strategies import Outcome, Proposal, Strategy
 from prunerzero.pruning.allocation import UniformAllocation
 from prunerzero.pruning.pruner import UnusableScores
@@ -28,8 +29,8 @@ from prunerzero.recipe import Recipe
 from prunerzero.study import Candidate, Study
 from prunerzero.study.records import Status
 
-# Derivatives of the divergence of a masker's model at a recipe, from the dense predictions.
-MeasureGuidance = Callable[[Any, Recipe, DenseReference], Guidance]
+# Derivatives of the fitness of a masker's model at a recipe, from the dense predictions.
+MeasureGuidance = Callable[[Any, Recipe, DenseReference, FitnessKind], Guidance]
 
 GUIDANCE_EVENT = "guidance"
 # Proposals in a row that were all known: the space within reach is exhausted.
@@ -101,7 +102,7 @@ class RecordedGuide:
         found = []
         for arena in self._arenas:
             reference = arena.fresh_reference(index)
-            found.append(self._measure(arena.masker, recipe, reference))
+            found.append(self._measure(arena.masker, recipe, reference, arena.fitness))
         shapes = [[m.shape for m in arena.masker.matrices] for arena in self._arenas]
         guidance = found[0] if len(found) == 1 else mean_guidance(found, shapes)
         self._study.add_event(GUIDANCE_EVENT, {"index": index, **guidance.to_json()})
