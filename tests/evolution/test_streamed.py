@@ -89,7 +89,7 @@ def test_the_same_fitness_as_in_memory(pair, family, pattern, recipe):
 
 def test_only_the_probes_stay_in_memory(pair):
     masker = pair().streamed
-    names = {probe.name for probe in masker._probes}
+    names = {probe.name for probe in masker.probes}
     masker.apply(ALLOCATED)
     masker.model(make_tokens(2, 16))
     masker.probe_masks(ALLOCATED)
