@@ -15,7 +15,6 @@ from prunerzero.evolution.settings import SearchSettings
 from prunerzero.models import find_blocks, load_model
 from prunerzero.models.blocks import Matrix
 from prunerzero.models.compute import compute_for
-from prunerzero.models.loading import model_hash
 from prunerzero.models.selection import Selection
 from prunerzero.progress import Report, silent
 from prunerzero.pruning.pattern import Pattern
@@ -25,7 +24,7 @@ from prunerzero.report.data import front
 from prunerzero.report.document import AllocationMap, MaskPicture, Masks, Overlap
 from prunerzero.report.heldout import closing_winner
 from prunerzero.report.rows import Rows
-from prunerzero.statistics.cache import gather_statistics
+from prunerzero.statistics.cache import gather_statistics, model_hash
 
 CROP = 48  # rows and columns of the picture
 COMPARED = 8  # candidates whose masks are compared with Wanda's
@@ -77,7 +76,7 @@ def picture_masks(rows: Rows, device: str | None = None, report: Report = silent
         picture=_picture(masker, matrix, recipe, own[matrix.name]),
         overlap=overlaps,
         allocation=AllocationMap(
-            exact=True, kinds=kinds, values=[[v or 0.0 for v in line] for line in grid]
+            exact=True, kinds=kinds, values=grid
         ),
     )
 

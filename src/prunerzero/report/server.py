@@ -1,0 +1,172 @@
+"""The dashboard: the page, served live. It reads the study and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from prunerzero.errors import InputError, MissingExtraError
+from prunerzero.report import page
+from prunerzero.report.follower import Follower
+
+try:
+    from fastapi import FastAPI, HTTPException, Request, Response
+    from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
+    from fastapi.sse import EventSourceResponse, ServerSentEvent
+except ImportError as error:
+    raise MissingExtraError("report", "the dashboard") from error
+
+COOKIE = "prunerzero-token"
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def is_local(host: str) -> bool:
+    """Whether an address to bind to can be reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def make_app(follower: Follower, token: str | None = None) -> FastAPI:
+    """The dashboard's application.
+
+    Without a token only requests that name this machine are answered, so that no website can
+    reach the dashboard through a name of its own that it points here. With one, the token must
+    come in the address once (``/?token=...``); a cookie keeps it from then on.
+
+    Args:
+        follower: follows the study; started and stopped with the application.
+        token: what a visitor must know; None where only this machine can reach the server.
+    """
+    news = _News()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+
+        def wake() -> None:
+            with suppress(RuntimeError):  # the loop has closed
+                loop.call_soon_threadsafe(news.wake)
+
+        follower.listen(wake)
+        follower.start()
+        try:
+            yield
+        finally:
+            follower.stop()
+
+    app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+
+    @app.middleware("http")
+    async def guard(request: Request, answer: Handler) -> Response:
+        response = _refusal(request, token)
+        if response is None:
+            response = await answer(request)
+        response.headers.update(HEADERS)
+        response.headers.setdefault("Cache-Control", "no-store")
+        return response
+
+    @app.get("/", response_class=HTMLResponse)
+    def index() -> str:
+        return page.dashboard_html(follower.edition.document.overview.name)
+
+    @app.get("/static/page.css")
+    def style() -> Response:
+        return Response(page.style(), media_type="text/css")
+
+    @app.get("/static/page.js")
+    def script() -> Response:
+        return Response(page.script(), media_type="text/javascript")
+
+    @app.get("/static/echarts.js")
+    def library() -> Response:
+        return Response(page.library(), media_type="text/javascript")
+
+    @app.get("/api/document")
+    def document(request: Request) -> Response:
+        edition = follower.edition
+        headers = {"ETag": f'"{edition.tag}"', "Cache-Control": "no-cache"}
+        if request.headers.get("If-None-Match") == headers["ETag"]:
+            return Response(status_code=304, headers=headers)
+        headers["Content-Encoding"] = "gzip"
+        return Response(edition.json, media_type="application/json", headers=headers)
+
+    @app.get("/api/candidates/{identifier}")
+    def candidate(identifier: int) -> Response:
+        try:
+            detail = follower.detail(identifier)
+        except InputError:
+            raise HTTPException(404, f"there is no candidate {identifier}") from None
+        return Response(detail.model_dump_json(), media_type="application/json")
+
+    @app.get("/api/events", response_class=EventSourceResponse)
+    async def events() -> AsyncIterator[ServerSentEvent]:
+        told: Any = None
+        while True:
+            edition = follower.edition
+            if edition is not told:
+                told = edition
+                if edition.fault:
+                    yield ServerSentEvent(event="fault", data={"message": edition.fault})
+                else:
+                    yield ServerSentEvent(event="study", data=edition.headline, id=edition.tag)
+            await news.wait(lambda told=told: follower.edition is not told)  # type: ignore[misc]
+
+    return app
+
+
+class _News:
+    """Wakes all who wait, in one event loop."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def wake(self) -> None:
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self, there_is: Callable[[], bool]) -> None:
+        event = self._event  # before looking, else what comes between the two is slept through
+        if not there_is():
+            await event.wait()
+
+
+def _refusal(request: Request, token: str | None) -> Response | None:
+    """The answer to who may not look, or to who comes with the token; None to go on."""
+    if token is None:
+        name = request.headers.get("host", "").rsplit(":", 1)[0].lower()
+        if name not in LOCAL_NAMES and request.headers.get("host", "").lower() not in LOCAL_NAMES:
+            return PlainTextResponse("this dashboard answers to localhost only", 400)
+        return None
+    if _same(request.cookies.get(COOKIE), token):
+        return None
+    if request.url.path == "/" and _same(request.query_params.get("token"), token):
+        response = RedirectResponse("/", 303)
+        response.set_cookie(COOKIE, token, httponly=True, samesite="strict")
+        return response
+    return PlainTextResponse("open the address with the token that the dashboard printed", 401)
+
+
+def _same(given: str | None, token: str) -> bool:
+    return given is not None and hmac.compare_digest(given.encode(), token.encode())
