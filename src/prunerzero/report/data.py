@@ -30,7 +30,6 @@ from prunerzero.report.document import (
     Failure,
     FrontMember,
     Funnel,
-    Heldout,
     Masks,
     Measure,
     Overview,
@@ -241,7 +240,7 @@ def funnel(rows: Rows) -> Funnel:
     )
     stages = [
         ("proposed", ladder.proposals),
-        ("new (not a known duplicate)", ladder.proposals - ladder.duplicates),
+        ("not a duplicate", ladder.proposals - ladder.duplicates),
         ("measured on rung 0", ladder.screened),
         ("measured on rung 1", ladder.promoted + ladder.audited),
     ]

@@ -236,8 +236,8 @@ class AllocationMap(Part):
         exact: the matrices' sparsities; else the curves' offsets from the pattern, in shares of 1,
             before they are shifted to spend the same total.
         kinds: kinds of matrices.
-        values: for each kind, one value a block (or point of the curve); None where there is no such
-            matrix.
+        values: for each kind, one value a block (or point of the curve); None where there is no
+            such matrix.
     """
 
     exact: bool

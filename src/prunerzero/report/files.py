@@ -184,9 +184,8 @@ def _parsed(kind: type[_File], path: Path, what: str) -> _File:
     except ValidationError as error:
         fault = error.errors(include_url=False, include_context=False)[0]
         field = ".".join(str(part) for part in fault["loc"]) or "the document"
-        raise InputError(
-            f"{what} {path}: {field}: {fault['msg']}; give what 'prunerzero {_COMMANDS[what]}' wrote"
-        ) from None
+        wanted = f"give what 'prunerzero {_COMMANDS[what]}' wrote"
+        raise InputError(f"{what} {path}: {field}: {fault['msg']}; {wanted}") from None
 
 
 _COMMANDS = {"analysis": "analyze", "evaluation": "evaluate --json"}

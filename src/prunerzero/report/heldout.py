@@ -75,11 +75,15 @@ def _against(row: HeldoutRow, title: str) -> str:
     there = f"{title} ({row.perplexity:.2f})"
     if row.change is None or row.low is None or row.high is None:
         return f"not to be compared with {there}"
-    interval = f"95 % interval {row.low:+.1%} to {row.high:+.1%}"
+    interval = f"95 % interval {_percent(row.low)} to {_percent(row.high)}"
     if row.low <= 0 <= row.high:
-        return f"not distinguishable from {there}: {row.change:+.1%} ({interval})"
+        return f"not distinguishable from {there}: {_percent(row.change)} ({interval})"
     word = "lower" if row.change < 0 else "higher"
-    return f"{abs(row.change):.1%} {word} than {there}: {interval}"
+    return f"{100 * abs(row.change):.1f} % {word} than {there}: {interval}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:+.1f} %".replace("-", "−")
 
 
 def _row(reading: Measurement, best: Measurement, formula: Measurement | None) -> HeldoutRow:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pydantic import ValidationError
 from torch import Tensor
 
 from prunerzero.data.sources import load_documents
@@ -43,7 +44,10 @@ def picture_masks(rows: Rows, device: str | None = None, report: Report = silent
     Raises:
         InputError: the model cannot be had or is another one, or nothing has been evaluated.
     """
-    settings = SearchSettings.model_validate(rows.settings)
+    try:
+        settings = SearchSettings.model_validate(rows.settings)
+    except ValidationError:
+        raise InputError(f"study {rows.path}: its settings are not those of a search") from None
     compared = _compared(rows)
     wanda = Recipe.named("wanda")
     masker = _masker(settings, [wanda, *compared.values()], device, report)
@@ -75,9 +79,7 @@ def picture_masks(rows: Rows, device: str | None = None, report: Report = silent
         candidate=winner,
         picture=_picture(masker, matrix, recipe, own[matrix.name]),
         overlap=overlaps,
-        allocation=AllocationMap(
-            exact=True, kinds=kinds, values=grid
-        ),
+        allocation=AllocationMap(exact=True, kinds=kinds, values=grid),
     )
 
 

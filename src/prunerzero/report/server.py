@@ -8,6 +8,7 @@ import ipaddress
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 from prunerzero.errors import InputError, MissingExtraError
 from prunerzero.report import page
@@ -33,8 +34,6 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
-
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -155,10 +154,9 @@ class _News:
 def _refusal(request: Request, token: str | None) -> Response | None:
     """The answer to who may not look, or to who comes with the token; None to go on."""
     if token is None:
-        name = request.headers.get("host", "").rsplit(":", 1)[0].lower()
-        if name not in LOCAL_NAMES and request.headers.get("host", "").lower() not in LOCAL_NAMES:
-            return PlainTextResponse("this dashboard answers to localhost only", 400)
-        return None
+        if _names_this_machine(request.headers.get("host", "")):
+            return None
+        return PlainTextResponse("this dashboard answers to localhost only", 400)
     if _same(request.cookies.get(COOKIE), token):
         return None
     if request.url.path == "/" and _same(request.query_params.get("token"), token):
@@ -166,6 +164,14 @@ def _refusal(request: Request, token: str | None) -> Response | None:
         response.set_cookie(COOKIE, token, httponly=True, samesite="strict")
         return response
     return PlainTextResponse("open the address with the token that the dashboard printed", 401)
+
+
+def _names_this_machine(host: str) -> bool:
+    """Whether a request's ``Host`` is this machine's own name or address, with or without port."""
+    try:
+        return is_local(urlsplit(f"//{host}").hostname or "")
+    except ValueError:
+        return False
 
 
 def _same(given: str | None, token: str) -> bool:

@@ -86,8 +86,8 @@ function barOptions(names, series, name, percentages) {
     tooltip: { trigger: "item", formatter: ({ seriesName, name: row, value }) =>
       `${row}\n${seriesName}: ${percentages ? percent(value) : number(value)}` },
     grid: { left: 8, right: 50, top: series.length > 1 ? 40 : 8, bottom: 40, containLabel: true },
-    xAxis: xAxis("value", name, { min: 0, ...(percentages ? { max: 1, axisLabel: { color: soft(), formatter: (value) => `${100 * value} %` } } : { minInterval: 1 }) }),
-    yAxis: axis("category", "", { data: names, inverse: true, axisLabel: { color: ink(), width: narrow() ? 110 : 260, overflow: "break", interval: 0 } }),
+    xAxis: xAxis("value", name, { min: 0, ...(percentages ? { max: 1, splitNumber: narrow() ? 2 : 5, axisLabel: { color: soft(), formatter: (value) => `${100 * value} %` } } : { minInterval: 1 }) }),
+    yAxis: axis("category", "", { data: names, inverse: true, axisLabel: { color: ink(), width: narrow() ? 110 : 260, overflow: "break", lineHeight: 14, interval: 0 } }),
     series: series.map((each, index) => ({ type: "bar", barGap: 0, label: percentages ? { show: false } : { show: true, position: "right", color: ink() },
       itemStyle: index ? { color: GREY } : {}, ...each })),
   };
@@ -100,7 +100,7 @@ function elementsOptions({ elements }) {
   const share = (row) => Math.abs(row.best / elements.best - row.all / elements.all);
   const rows = [...elements.rows].sort((a, b) => share(b) - share(a)).slice(0, 16);
   if (!rows.length) return null;
-  return barOptions(rows.map(({ kind, name }) => `${name} (${kind})`), [
+  return barOptions(rows.map(({ kind, name }) => kind === "terminal" ? name : `${name}()`), [
     { name: "best tenth", data: rows.map((row) => row.best / elements.best) },
     { name: "all", data: rows.map((row) => row.all / elements.all) },
   ], "share of candidates", true);

@@ -12,7 +12,7 @@ function math(tag, ...children) {
 
 function typeset(tree) {
   const root = math("math", mathOf(tree)[0]);
-  root.setAttribute("display", "block");
+  root.setAttribute("displaystyle", "true");
   return root;
 }
 
@@ -55,17 +55,21 @@ function mathOf({ data, left, right }) {
 }
 
 function nodesOf({ data, left, right }) {
-  const label = typeof data === "number" ? String(data) : left ? SIGNS[data] ?? data : data;
+  // A constant exponent is part of its operator's label: as a leaf it would only take room.
+  const folded = data === "power" && typeof right.data === "number";
+  const label = folded ? `^${right.data}` : typeof data === "number" ? String(data) : left ? SIGNS[data] ?? data : data;
   const kind = typeof data === "number" ? "constant" : left ? "operator" : "terminal";
   const shades = { terminal: ["#cfe8cf", "#1d4d38"], constant: ["#f2e6c9", "#57471c"], operator: ["#cfdff2", "#1f4468"] };
   return {
     name: label, value: kind,
-    symbol: kind === "operator" ? "circle" : "roundRect",
-    symbolSize: kind === "operator" && label.length < 3 ? 26 : [Math.max(30, 9 * label.length + 10), 24],
+    symbol: kind === "operator" && label.length < 3 ? "circle" : "roundRect",
+    symbolSize: kind === "operator" && label.length < 3 ? 26 : [Math.max(30, 7.5 * label.length + 12), 24],
     itemStyle: { color: shades[kind][dark.matches ? 1 : 0], borderColor: soft(), borderWidth: 1 },
-    children: [left, right].filter(Boolean).map(nodesOf),
+    children: [left, folded ? null : right].filter(Boolean).map(nodesOf),
   };
 }
+
+const leavesOf = (node) => node.children.length ? node.children.reduce((sum, child) => sum + leavesOf(child), 0) : 1;
 
 function treeOptions(tree) {
   return {
@@ -77,6 +81,9 @@ function treeOptions(tree) {
     }],
   };
 }
+
+// Leaves are side by side; so many of them may need more room than there is, and then scroll.
+const treeWidth = (tree) => `${60 * leavesOf(nodesOf(tree)) + 60}px`;
 
 function formulaList(formulas) {
   return element("div", {}, ...formulas.map(({ kind, text, tree }) => element("div", { class: "formula" },

@@ -58,8 +58,13 @@ function showState() {
 }
 
 function show(found) {
+  // New tables take the place of the old: who was on a button stays on the one at its place.
+  const active = document.activeElement;
+  const holder = active?.tagName === "BUTTON" ? active.closest("[id]:not(button)") : null;
+  const at = holder ? [...holder.querySelectorAll("button")].indexOf(active) : -1;
   study = found;
   for (const part of [showState, showResult, showProgress, showPopulation, showWinner, showFunnel, showLessons, showEvaluations, showSettings]) part(study);
+  if (holder && document.activeElement !== active) holder.querySelectorAll("button")[at]?.focus({ preventScroll: true });
 }
 
 async function follow() {

@@ -78,7 +78,7 @@ function detailView(detail, study) {
       ["made", `${detail.created}, ${detail.seconds.toFixed(1)} s`],
     ]),
     formulaList(detail.formulas),
-    element("figure", {}, element("figcaption", {}, "as a tree"), kindChoice(detail.formulas, "chart-candidate"), tree),
+    element("figure", {}, element("figcaption", {}, "as a tree"), kindChoice(detail.formulas, "chart-candidate"), element("div", { class: "across" }, tree)),
     element("div", { class: "scroll" }, readings.length ? table(
       [{ title: "reading" }, ...["perplexity", "KL", "log ratio to the incumbent", "tokens", "seconds"].map((title) => ({ title, number: true }))],
       readings, "measurements") : note("No measurement.")),
@@ -100,8 +100,11 @@ function kindChoice(formulas, chart) {
   return element("div", { class: "choices" }, ...buttons);
 }
 
-const drawTree = (chart, formula) => draw(chart, `Tree of ${formula?.text ?? "nothing"}`,
-  () => formula?.tree.data === undefined ? null : treeOptions(formula.tree));
+function drawTree(chart, formula) {
+  const drawable = formula?.tree.data !== undefined;
+  byId(chart).style.minWidth = drawable ? treeWidth(formula.tree) : "";
+  draw(chart, `Tree of ${formula?.text ?? "nothing"}`, () => drawable ? treeOptions(formula.tree) : null);
+}
 
 function showWinner(study) {
   const { winner, analysis, masks, heldout } = study;
