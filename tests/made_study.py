@@ -36,7 +36,7 @@ def fitness_reading(loss: float = 3.0, rung: int = 0, **data: Any) -> Measuremen
     )  # fmt: skip
 
 
-def evaluated(number: int, fitness: float, metric: Any = "W", **changes: Any) -> Candidate:
+def evaluated(number: int, fitness: float | None, metric: Any = "W", **changes: Any) -> Candidate:
     text = metric if isinstance(metric, str) else "; ".join(f"{k}: {t}" for k, t in metric.items())
     values: dict[str, Any] = {
         "step": number, "key": f"key {number}", "status": "evaluated", "expression": text,
@@ -68,7 +68,7 @@ def candidates(count: int, seed: int = 0) -> Iterator[tuple[Candidate, list[Meas
         fitness = draw.gauss(0.3, 0.2) - 0.5 * number / count
         if number % 50 == 0:
             yield (
-                evaluated(number, 0, metric, fitness=None, status="rejected",
+                evaluated(number, None, metric, status="rejected",
                           reason=f"scores of model.layers.{number % 30}.mlp are not finite"),
                 [],
             )  # fmt: skip

@@ -30,18 +30,15 @@ def small(tmp_path: Path) -> Path:
 @pytest.fixture
 def serve() -> Callable[..., Any]:
     """Serves a study on a free port for the length of a ``with``; gives the address."""
-    import uvicorn
-
     from prunerzero.report.data import Extras
     from prunerzero.report.follower import Follower
-    from prunerzero.report.server import make_app
+    from prunerzero.report.server import DashboardServer, make_app
 
     @contextmanager
     def serving(path: Path, token: str | None = None) -> Iterator[str]:
         app = make_app(Follower(path, Extras(), interval=0.05), token)
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)
-            server = uvicorn.Server(config)
+            server = DashboardServer(app)
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
             thread.start()
             try:

@@ -53,9 +53,7 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: outside(request, address))
         page.goto(address)
-        page.wait_for_function(
-            "document.getElementById('state').textContent.includes('candidates')"
-        )
+        page.wait_for_selector("#state:has-text('candidates')")
         return page
 
     def outside(request: Any, address: str) -> None:
@@ -161,7 +159,7 @@ def test_a_candidate_by_keyboard_and_by_click(
     page.click("#next")
     page.wait_for_selector("#detail h3:has-text('Candidate 18')")
     page.locator("#detail dd button").first.click()  # a parent
-    page.wait_for_function("!document.querySelector('#detail h3').textContent.endsWith(' 18')")
+    page.wait_for_selector("#detail h3:not(:has-text('Candidate 18'))")
     page.locator("#front button").first.click()
     page.wait_for_selector(f"#detail h3:has-text('Candidate {document.front[0].id}')")
     member = document.front[-1]
@@ -222,7 +220,7 @@ def test_live_updates_arrive(
         page.keyboard.press("Enter")
         page.wait_for_selector("#detail h3:has-text('Candidate 5')")
         id = writer.add_candidate(evaluated(60, -9.0), [fitness_reading()])
-        page.wait_for_function("document.getElementById('state').textContent.includes('61 ')")
+        page.wait_for_selector("#state:has-text('61 candidates')")
         best = page.evaluate(SERIES, "chart-candidates")["best so far"]
         assert best[-1] == [61, pytest.approx(math.exp(-9)), id]
         assert page.inner_text("#detail h3") == "Candidate 5"

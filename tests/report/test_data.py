@@ -158,7 +158,7 @@ def test_funnel_counts_and_failures_by_reason(tmp_path: Path) -> None:
         study.add_candidate(evaluated(1, 0.0, skipped=2), [fitness_reading()])
         for block in (3, 7):
             reason = f"scores of model.layers.{block}.mlp.up_proj are not finite"
-            row = evaluated(block, 0, fitness=None, status="failed", reason=reason, skipped=1)
+            row = evaluated(block, None, status="failed", reason=reason, skipped=1)
             study.add_candidate(row)
     funnel = built(tmp_path / "s.db").funnel
     assert [stage.count for stage in funnel.stages] == [7, 3, 1, 0, 0]
@@ -234,7 +234,7 @@ def test_following_reads_what_is_new_and_what_has_changed(tmp_path: Path) -> Non
     with Study.open(path) as reader, Study.open_or_create(path, SETTINGS) as writer:
         rows = Rows.read(reader)
         assert not rows.update(reader)
-        waiting = evaluated(10, 0, fitness=None, status="pending")
+        waiting = evaluated(10, None, status="pending")
         writer.add_candidate(waiting)
         assert rows.update(reader)
         writer.add_candidate(evaluated(11, 0.5), [fitness_reading()])

@@ -55,7 +55,7 @@ def hostile(tmp_path: Path) -> Path:
             "name": "curves", "curves": {HOSTILE: [0.1, -0.1]}}}  # fmt: skip
         row = evaluated(1, -0.5, expression=HOSTILE, recipe=recipe, origin=HOSTILE)
         study.add_candidate(row, [fitness_reading()])
-        row = evaluated(2, 0, fitness=None, status="failed", reason=HOSTILE, recipe=recipe)
+        row = evaluated(2, None, status="failed", reason=HOSTILE, recipe=recipe)
         study.add_candidate(row)
         study.add_event("heldout", {"winner": 1})
         from made_study import reading

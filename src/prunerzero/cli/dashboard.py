@@ -14,7 +14,7 @@ import typer
 from prunerzero.cli.common import note
 from prunerzero.cli.report import Evaluations, RandomStudy
 from prunerzero.cli.study import StudyFile
-from prunerzero.errors import InputError, MissingExtraError
+from prunerzero.errors import InputError
 
 TOKEN = "PRUNERZERO_DASHBOARD_TOKEN"
 SHORTEST = 16  # characters of a token
@@ -34,14 +34,10 @@ def command(
     On another address than this machine's own, visitors need a token: the one in
     $PRUNERZERO_DASHBOARD_TOKEN, or a new one that is printed.
     """
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise MissingExtraError("report", "the dashboard") from error
     from prunerzero.report.follower import Follower
     from prunerzero.report.report import read_extras
     from prunerzero.report.rows import Rows
-    from prunerzero.report.server import is_local, make_app
+    from prunerzero.report.server import DashboardServer, is_local, make_app
     from prunerzero.study import Study
 
     token = None if is_local(host) else _token()
@@ -49,19 +45,12 @@ def command(
     with Study.open(study) as opened:
         path, settings = opened.path, opened.settings
     extras = read_extras(Rows(path, settings), evaluation or (), random)
-    config = uvicorn.Config(
-        make_app(Follower(path, extras), token),
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        # Listeners to events never hang up by themselves.
-        timeout_graceful_shutdown=1,
-    )
+    app = make_app(Follower(path, extras), token)
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{listener.getsockname()[1]}/"
     note(f"dashboard of {Path(study).name}: {address}{'' if token is None else f'?token={token}'}")
     note("Ctrl-C ends it; the search is not touched")
-    uvicorn.Server(config).run(sockets=[listener])
+    DashboardServer(app).run(sockets=[listener])
 
 
 def _token() -> str:

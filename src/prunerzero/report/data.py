@@ -52,7 +52,9 @@ _OPTIONS = {"preset": "default", "genome": "recipe", "calibration": "wikipedia",
 
 # A name, or an operator between its blanks, or the minus of a negation, as formulas are written.
 _WORD = re.compile(r"[A-Za-z_]\w*|(?<= )(?:\*\*|[*/+-])(?= )|-(?=[A-Za-z(])")
-_SYMBOLS = {spec.symbol: name for name, spec in OPERATORS.items() if spec.symbol}
+_SYMBOLS = {
+    spec.symbol: name for name, spec in OPERATORS.items() if spec.symbol and spec.arity == 2
+}
 _DOTTED = re.compile(r"\b\w+(?:\.\w+)+")
 
 

@@ -7,6 +7,7 @@ import hmac
 import ipaddress
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from socket import socket
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ from prunerzero.report import page
 from prunerzero.report.follower import Follower
 
 try:
+    import uvicorn
     from fastapi import FastAPI, HTTPException, Request, Response
     from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
     from fastapi.sse import EventSourceResponse, ServerSentEvent
@@ -59,9 +61,11 @@ def make_app(follower: Follower, token: str | None = None) -> FastAPI:
         token: what a visitor must know; None where only this machine can reach the server.
     """
     news = _News()
+    app = FastAPI(lifespan=lambda _: lifespan(), openapi_url=None, docs_url=None, redoc_url=None)
+    app.state.news = news
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan() -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
 
         def wake() -> None:
@@ -74,8 +78,6 @@ def make_app(follower: Follower, token: str | None = None) -> FastAPI:
             yield
         finally:
             follower.stop()
-
-    app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
 
     @app.middleware("http")
     async def guard(request: Request, answer: Handler) -> Response:
@@ -122,7 +124,7 @@ def make_app(follower: Follower, token: str | None = None) -> FastAPI:
     @app.get("/api/events", response_class=EventSourceResponse)
     async def events() -> AsyncIterator[ServerSentEvent]:
         told: Any = None
-        while True:
+        while not news.over:
             edition = follower.edition
             if edition is not told:
                 told = edition
@@ -135,11 +137,41 @@ def make_app(follower: Follower, token: str | None = None) -> FastAPI:
     return app
 
 
+class DashboardServer(uvicorn.Server):
+    """Serves a dashboard; at the end it hangs up on those who listen to events.
+
+    They would not by themselves, and the server waits for open connections.
+    """
+
+    def __init__(self, app: FastAPI) -> None:
+        """Serves with `run`, which takes the listening sockets."""
+        # The grace is for who has stopped to read what he is being sent.
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=2,
+        )
+        super().__init__(config)
+        self._news: _News = app.state.news
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """Ends the streams of events, then the server."""
+        self._news.end()
+        await super().shutdown(sockets)
+
+
 class _News:
     """Wakes all who wait, in one event loop."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
+        self.over = False
+
+    def end(self) -> None:
+        self.over = True
+        self.wake()
 
     def wake(self) -> None:
         self._event.set()
@@ -147,7 +179,7 @@ class _News:
 
     async def wait(self, there_is: Callable[[], bool]) -> None:
         event = self._event  # before looking, else what comes between the two is slept through
-        if not there_is():
+        if not self.over and not there_is():
             await event.wait()
 
 
