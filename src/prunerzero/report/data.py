@@ -104,12 +104,12 @@ def build_document(rows: Rows, extras: Extras | None = None) -> Document:
         candidates=_columns(found, scale, clock, extras.analysis),
         best=[row.id for row in best if row.id is not None],
         references=scale.references(rows),
-        random=extras.random and random_search(rows, extras.random),
+        random=None if extras.random is None else random_search(rows, extras.random),
         front=[
             FrontMember(
                 id=row.id or 0,
                 size=row.size,
-                value=scale.value(row.fitness),
+                value=scale.value(row.fitness or 0.0),
                 expression=row.expression,
             )
             for row in front(evaluated)
@@ -118,7 +118,7 @@ def build_document(rows: Rows, extras: Extras | None = None) -> Document:
         winner=shown,
         funnel=funnel(rows),
         elements=elements(evaluated),
-        analysis=extras.analysis and extras.analysis.shown,
+        analysis=None if extras.analysis is None else extras.analysis.shown,
         evaluations=list(extras.evaluations),
         masks=extras.masks,
         notes=list(extras.notes),
@@ -328,7 +328,7 @@ def _overview(rows: Rows, clock: SearchClock, closed: int | None) -> Overview:
     if Study.is_being_written(rows.path):
         state = "running"
     starts = rows.of_kind("session-start")
-    counts = Counter(row.status for row in rows.candidates.values())
+    counts: Counter[str] = Counter(row.status for row in rows.candidates.values())
     first = next(iter(rows.candidates.values()), None)
     return Overview(
         name=rows.path.name,

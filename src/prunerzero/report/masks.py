@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import ValidationError
 from torch import Tensor
@@ -110,7 +111,7 @@ def _masker(
         raise InputError(
             f"model '{settings.model}': its weights are not those that the study searched on"
         )
-    selection = {
+    selection: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in settings.selection.items()
     }
