@@ -29,7 +29,6 @@ from prunerzero.data.windows import sample_windows
 from prunerzero.evaluation.comparison import Comparison
 from prunerzero.evaluation.perplexity import TextLoss, paired_interval
 from prunerzero.evolution.rungs import beats_incumbent
-from prunerzero.evolution.runner import HELDOUT_WINDOWS
 from prunerzero.evolution.settings import (
     PAPER_ITERATIONS,
     PAPER_POPULATION,
@@ -37,6 +36,7 @@ from prunerzero.evolution.settings import (
     GenomeKind,
     Preset,
 )
+from prunerzero.evolution.texts import HELDOUT_WINDOWS
 from prunerzero.files import read_json, write_json
 from prunerzero.models import compute_for, find_blocks
 from prunerzero.pruning.owl import owl_allocation

@@ -100,7 +100,7 @@ def candidate_cost(setting: Setting, count: int) -> dict[str, Any]:
     study.unlink(missing_ok=True)
     seconds: list[float] = []
     with Study.open_or_create(study, {"benchmark": "candidate cost"}) as store:
-        loop = Loop(store, strategy, judge, masker, PATTERN)
+        loop = Loop(store, strategy, judge, masker)
         began = time.perf_counter()
         while len(seconds) < count:
             row = loop.advance()

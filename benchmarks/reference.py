@@ -18,7 +18,7 @@ from prunerzero.data.sources import load_documents
 from prunerzero.data.splits import Split
 from prunerzero.data.windows import Windows, WindowSampler, sample_windows
 from prunerzero.evaluation.perplexity import measure_loss
-from prunerzero.evolution.judging import IncumbentJudge, RungPlan
+from prunerzero.evolution.judging import Arena, IncumbentJudge, RungPlan
 from prunerzero.evolution.masking import Masker
 from prunerzero.models import Compute, compute_for, find_blocks
 from prunerzero.models.blocks import Block, Matrix
@@ -80,7 +80,7 @@ class Setting:
 
     def judge(self, masker: Masker) -> IncumbentJudge:
         """The search's fitness ladder."""
-        return IncumbentJudge(masker, self.selection, self.compute, RungPlan())
+        return IncumbentJudge([Arena(masker, self.selection, self.compute, RungPlan())])
 
 
 def read_expressions() -> list[str]:

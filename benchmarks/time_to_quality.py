@@ -29,9 +29,9 @@ from prunerzero.data.splits import Split
 from prunerzero.data.windows import sample_windows
 from prunerzero.evaluation.comparison import Comparison
 from prunerzero.evolution.loop import Loop
-from prunerzero.evolution.runner import HELDOUT_WINDOWS
 from prunerzero.evolution.settings import PAPER_ITERATIONS, PAPER_POPULATION
 from prunerzero.evolution.strategies import PaperStrategy
+from prunerzero.evolution.texts import HELDOUT_WINDOWS
 from prunerzero.files import write_json
 from prunerzero.models import compute_for, find_blocks
 from prunerzero.study import Study
@@ -85,7 +85,7 @@ def paper_winner() -> Recipe:
     judge = setting.judge(masker)
     STUDIES.mkdir(parents=True, exist_ok=True)
     with Study.open_or_create(PAPER_STUDY, {"benchmark": "paper's search, cheap fitness"}) as store:
-        loop = Loop(store, PaperStrategy(0), judge, masker, HALF)
+        loop = Loop(store, PaperStrategy(0), judge, masker, alike=0.0)
         loop.replay()
         while loop.proposals < PROPOSALS:
             row = loop.advance()

@@ -11,6 +11,7 @@ from prunerzero.metric import Metric
 from prunerzero.pruning.allocation import CurvesAllocation
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.recipe import Recipe
+from prunerzero.updates.names import STATISTICS
 
 HALF = Pattern.parse("50%")
 TWO_OF_FOUR = Pattern.parse("2:4")
@@ -101,6 +102,19 @@ def test_terminals_and_expression_of_all_formulas() -> None:
     assert recipe("W * A").expression == "W * A"
 
 
+def test_an_update_brings_its_statistics_and_its_own_key() -> None:
+    plain = recipe("W * A")
+    updated = plain.with_update("sparsegpt")
+    assert updated.terminals == {"W", "A", "H"}
+    assert updated.new_values
+    assert not plain.with_update("dsnot").new_values
+    assert Recipe.from_json(updated.to_json()) == updated
+    keys = {plain.with_update(name).key(HALF) for name in STATISTICS}
+    assert len(keys) == len(STATISTICS) == 4
+    with pytest.raises(InputError, match="update: "):
+        plain.with_update("magic")
+
+
 class TestFromText:
     def test_zoo_name_has_its_native_group(self) -> None:
         assert Recipe.from_text("magnitude") == Recipe.named("magnitude")
@@ -129,7 +143,7 @@ class TestFromText:
         ("text", "says"),
         [
             ("wnada", "did you mean 'wanda'"),
-            ("sparsegpt", "gblm, magnitude, moe-pruner, pruner-zero, ria, wanda"),
+            ("sparse", "gblm, llm-pruner, magnitude, moe-pruner, obs, pruner-zero, ria, sparsegpt"),
             ("pruner-one", "did you mean 'pruner-zero'"),
             ("Q", "not in the zoo"),
             ("W * ", "metric"),

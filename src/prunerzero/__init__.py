@@ -12,6 +12,7 @@ from prunerzero.lazy import attributes_on_demand
 if TYPE_CHECKING:
     from prunerzero.errors import InputError
     from prunerzero.evaluation.evaluate import evaluate
+    from prunerzero.evaluation.zeroshot.run import zero_shot
     from prunerzero.evolution.runner import search
     from prunerzero.metric import Metric
     from prunerzero.models import load_model
@@ -32,6 +33,7 @@ __all__ = [
     "load_model",
     "prune",
     "search",
+    "zero_shot",
 ]
 
 __getattr__ = attributes_on_demand(
@@ -42,10 +44,11 @@ __getattr__ = attributes_on_demand(
         "Pattern": "pruning.pattern",
         "Recipe": "recipe",
         "Study": "study",
-        "evaluate": "evaluation",
+        "evaluate": "evaluation.evaluate",
         "load_model": "models",
         "prune": "pruning.pruner",
         "search": "evolution",
+        "zero_shot": "evaluation.zeroshot.run",
     },
 )
 

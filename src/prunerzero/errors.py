@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+LONGEST = 4000  # characters of a message
+
 
 class PrunerZeroError(Exception):
-    """Base class of every exception that prunerzero raises on purpose."""
+    """Base class of every exception that prunerzero raises on purpose.
+
+    Its message is one line of bounded length without control characters, whatever the names in it
+    come from: it goes to a terminal.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        """Makes one line of the message."""
+        super().__init__(_one_line(str(message)))
 
 
 class InputError(PrunerZeroError, ValueError):
     """Bad input: one line that says what is wrong, where, and what would be right.
 
     The command line prints the line and exits with code 2.
+    """
+
+
+class UnusableScores(InputError):
+    """A metric gives scores that cannot rank weights: not finite, or all the same."""
+
+
+class PrunerZeroWarning(UserWarning):
+    """Something works otherwise than asked for; the command line prints the line and goes on."""
+
+
+class StorageError(PrunerZeroError):
+    """The disk is full or fails, in the middle of a run.
+
+    No `InputError`, as the run's input is not at fault: a search must not take it for the fault of
+    the candidate at hand. The command line prints the line and exits with code 2.
     """
 
 
@@ -37,3 +63,15 @@ class MissingExtraError(InputError):
     def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
         """Pickles by the constructor's arguments, so that it crosses process boundaries."""
         return type(self), (self.extra, self.purpose)
+
+
+def _one_line(text: str) -> str:
+    if not text.isprintable():
+        text = "".join(map(_printable, text))
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def _printable(char: str) -> str:
+    if char.isprintable():
+        return char
+    return " " if char.isspace() else repr(char)[1:-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -14,6 +15,10 @@ from typing import Any
 
 from prunerzero.errors import InputError
 
+# What the system says of a disk that is full, over quota or broken, or a file that is too large.
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+LARGEST_JSON = 1 << 26  # bytes; an index of 100,000 tensors has 30 million
+DEEPEST_JSON = 100  # levels
 SPARE = 16 * 2**20  # bytes of a checkpoint beside its weights: tokenizer, records, headers
 
 
@@ -74,7 +79,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         path: The file to write.
 
     Raises:
-        InputError: The file cannot be created there.
+        InputError: The file cannot be created there, or the disk is full.
     """
     target = Path(path)
     try:
@@ -84,11 +89,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise InputError(f"{target}: cannot be written ({_reason(error)})") from None
     with scratch as directory:
         temporary = Path(directory) / target.name
-        yield temporary
-        # The data must be on disk before the name points to it, else a power cut leaves a hole.
-        with open(temporary, "rb+") as stream:
-            os.fsync(stream.fileno())
         try:
+            yield temporary
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                raise
+            raise InputError(f"{target}: cannot be written ({_reason(error)})") from None
+        try:
+            # The data must be on disk before the name points to it, else a power cut leaves a hole.
+            with open(temporary, "rb+") as stream:
+                os.fsync(stream.fileno())
             os.replace(temporary, target)
         except OSError as error:
             raise InputError(f"{target}: cannot be written ({_reason(error)})") from None
@@ -145,28 +155,37 @@ def write_json(path: str | Path, obj: Any) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def read_json(path: str | Path, what: str) -> Any:
-    """Reads a JSON file.
+def read_json(path: str | Path, what: str, limit: int = LARGEST_JSON) -> Any:
+    """Reads a JSON file of bounded size and depth.
 
     Args:
         path: The file to read.
         what: What the file should be ("recipe", "metric tree"), for the message.
+        limit: Bytes that it may have.
 
     Returns:
-        The parsed document.
+        The parsed document: `DEEPEST_JSON` levels at most, all numbers finite, all text Unicode.
 
     Raises:
-        InputError: The file is missing, unreadable, or not JSON.
+        InputError: The file is missing, unreadable, too large, or not such JSON.
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        content = b""
+        with path.open("rb") as stream:  # a device has no size to ask for, and no end
+            while len(content) <= limit and (piece := stream.read(1 << 20)):
+                content += piece
+        if len(content) > limit:
+            raise InputError(f"{what} {path}: larger than {limit} bytes, so not a {what}")
+        text = content.decode("utf-8")
     except UnicodeDecodeError:
         raise InputError(f"{what} {path}: not a text file") from None
     except OSError as error:
         raise InputError(f"{what} {path}: cannot be read ({_reason(error)})") from None
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        document = json.loads(text, parse_constant=_refuse_constant)
+        _check_plain(document)
+        return document
     except json.JSONDecodeError as error:
         raise InputError(
             f"{what} {path}, line {error.lineno}, column {error.colno}: "
@@ -174,7 +193,29 @@ def read_json(path: str | Path, what: str) -> Any:
         ) from None
     except (RecursionError, ValueError):
         # ValueError: NaN, infinity, or an integer of more digits than Python converts.
-        raise InputError(f"{what} {path}: JSON nested too deeply or a number too large") from None
+        raise InputError(
+            f"{what} {path}: JSON nested too deeply, a number too large, or text that is no Unicode"
+        ) from None
+
+
+def _check_plain(document: Any) -> None:
+    """Refuses what would trip whoever works on the document: depth, infinities, half characters."""
+    level = [document]
+    for _ in range(DEEPEST_JSON):
+        following = []
+        for value in level:
+            if isinstance(value, dict):
+                following += [*value, *value.values()]
+            elif isinstance(value, list):
+                following += value
+            elif isinstance(value, float) and not math.isfinite(value):
+                raise ValueError("a number too large")
+            elif isinstance(value, str) and not value.isascii():
+                value.encode("utf-8")  # UnicodeEncodeError is a ValueError
+        level = following
+        if not level:
+            return
+    raise ValueError("nested too deeply")
 
 
 def _plain(obj: Any) -> Any:

@@ -42,8 +42,9 @@ class ProcessLock:
         except OSError as error:
             raise InputError(f"{subject}: cannot be locked ({error.strerror})") from None
         _held.add(self._descriptor)
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        with suppress(OSError):  # on a full disk nobody learns who holds it
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         """Gives the lock back; a second call does nothing."""

@@ -24,6 +24,7 @@ from prunerzero.metric import Metric
 from prunerzero.metric.terminals import TERMINALS
 from prunerzero.pruning.allocation import Allocation, UniformAllocation
 from prunerzero.pruning.pattern import Pattern
+from prunerzero.updates.names import STATISTICS, VALUES, Update
 
 Group = Literal["row", "matrix", "model"]
 Text = Annotated[str, Field(max_length=4096)]
@@ -62,7 +63,8 @@ class Recipe(BaseModel):
             matrices.
         group: Which weights are ranked against one another; ignored for N:M patterns.
         allocation: How sparsity is spread over the model's matrices.
-        update: What happens to the kept weights.
+        update: What happens to the kept weights: nothing, SparseGPT's values under the recipe's
+            mask or under one chosen along the way by the recipe's formula, or DSnoT's swaps.
         name: Empty for a recipe without a name.
         source: Where the formula comes from.
         note: Anything else a reader should know.
@@ -77,7 +79,7 @@ class Recipe(BaseModel):
     ]
     group: Group = "row"
     allocation: Allocation = UniformAllocation()
-    update: Literal["none"] = "none"
+    update: Update = "none"
     source: Text = ""
     note: Text = ""
     provenance: dict[str, JsonValue] = {}
@@ -100,10 +102,7 @@ class Recipe(BaseModel):
         Raises:
             InputError: The file is missing, too large, not JSON, or not a recipe.
         """
-        path = Path(path)
-        if path.is_file() and path.stat().st_size > LARGEST_FILE:
-            raise InputError(f"recipe {path}: larger than {LARGEST_FILE} bytes, so not a recipe")
-        document = read_json(path, "recipe")
+        document = read_json(path, "recipe", LARGEST_FILE)
         if isinstance(document, dict) and "data" in document:
             try:
                 return cls._of(Metric.from_tree(document))
@@ -165,6 +164,14 @@ class Recipe(BaseModel):
         """
         return self.from_json(self.to_json() | {"group": group})
 
+    def with_update(self, update: str) -> Recipe:
+        """The same recipe with another update.
+
+        Raises:
+            InputError: The update is unknown.
+        """
+        return self.from_json(self.to_json() | {"update": update})
+
     def save(self, path: str | Path) -> None:
         """Writes the recipe as JSON, atomically."""
         write_json(path, self.to_json())
@@ -202,8 +209,13 @@ class Recipe(BaseModel):
 
     @property
     def terminals(self) -> frozenset[str]:
-        """The statistics that the recipe needs."""
-        return frozenset().union(*(metric.terminals for metric in self.formulas.values()))
+        """The statistics that the formulas and the update need."""
+        return STATISTICS[self.update].union(*(m.terminals for m in self.formulas.values()))
+
+    @property
+    def new_values(self) -> bool:
+        """Whether kept weights are given new values."""
+        return self.update in VALUES
 
     @property
     def expression(self) -> str:

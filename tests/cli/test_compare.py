@@ -58,6 +58,20 @@ def test_metrics_may_be_expressions_and_files(model, data, tmp_path, succeed):
     assert document["settings"]["sequential"] is False
 
 
+def test_every_metric_with_each_update(model, data, succeed):
+    document = succeed("compare", model, "--metrics", "wanda,W", "--update", "none, sparsegpt",
+                       "--pattern", "2:4", *data, "--json")  # fmt: skip
+    rows = document["rows"]
+    assert [(row["metric"], row["update"]) for row in rows] == [
+        ("wanda", "none"), ("wanda", "sparsegpt"), ("W", "none"), ("W", "sparsegpt"),
+    ]  # fmt: skip
+    assert len({row["perplexity"] for row in rows}) == 4
+    assert {row["sparsity"] for row in rows} == {0.5}
+    own = succeed("compare", model, "--metrics", "dsnot,sparsegpt", "--pattern", "2:4", *data,
+                  "--json")  # fmt: skip
+    assert [row["update"] for row in own["rows"]] == ["dsnot", "sparsegpt-adaptive"]
+
+
 def test_the_table_tells_what_was_done(model, data, succeed):
     out = succeed("compare", model, "--metrics", "magnitude,wanda", "--pattern", "50%", *data,
                   "--seed", 7)  # fmt: skip
@@ -65,7 +79,7 @@ def test_the_table_tells_what_was_done(model, data, succeed):
     for word in (model, "4 windows", "32 tokens", "calibration.jsonl", "other.txt", "seed 7",
                  "cpu, float32", "sequential"):  # fmt: skip
         assert word in lines[0]
-    assert lines[2].split()[:5] == ["metric", "group", "pattern", "sparsity", "perplexity"]
+    assert lines[2].split()[:5] == ["metric", "group", "update", "pattern", "sparsity"]
     assert [line.split()[0] for line in lines[3:6]] == ["dense", "magnitude", "wanda"]
     assert "bits a byte" in lines[2]
     assert lines[7].startswith("other.txt: consecutive windows of 32 tokens of the whole text")
@@ -76,6 +90,8 @@ def test_the_table_tells_what_was_done(model, data, succeed):
     [
         (["--metrics", "wanda,,ria"], "entry 2 is empty"),
         (["--metrics", "wanda,nonsense"], "metric 'nonsense'"),
+        (["--update", "none,magic"], "update: Input should be 'none', 'sparsegpt', "),
+        (["--update", ""], "entry 1 is empty"),
         (["--pattern", "150%"], "between 0% and 100%"),
         (["--pattern", "3:5"], "the width 32 of"),
         (["--text", "nonsense"], "nonsense"),
@@ -111,6 +127,7 @@ def test_what_needs_no_torch_is_refused_without_it(model, texts, tmp_path):
         [*prune, "--recipe", "none.json"],
         ["prune", "./nowhere", *prune[2:]],
         ["evaluate", model, "--text", "nonsense"],
+        ["evaluate", model, "--tasks", "rte,rte"],
         ["compare", model, "--metrics", "wnada", "--pattern", "50%"],
     ]
     code = (

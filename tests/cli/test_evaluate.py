@@ -6,6 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from prunerzero.pruning.checkpoint import sealed
+
 LENGTH = ("--sequence-length", 32)
 
 
@@ -148,7 +150,8 @@ def test_deep_needs_a_dense_model_and_a_text_to_count(model, pruned, texts, refu
     assert "'./nowhere': no such file" in line
     lost = shutil.copytree(pruned, tmp_path / "lost")
     record = json.loads((lost / "pruning.json").read_text())
-    (lost / "pruning.json").write_text(json.dumps(record | {"model": "./gone"}))
+    del record["sha256"]
+    (lost / "pruning.json").write_text(json.dumps(sealed(record | {"model": "./gone"})))
     line = refuse("evaluate", lost, "--deep", *text)
     assert "'./gone': no such file or directory; it is what" in line
     assert line.endswith("was pruned from: give --against")

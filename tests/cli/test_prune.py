@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prunerzero.cli.app import main
@@ -106,6 +107,22 @@ def test_a_recipe_file_and_its_group(model, data, tmp_path, succeed):
     assert document["settings"]["recipe"]["group"] == "row"
 
 
+def test_an_update_and_its_record(model, data, tmp_path, succeed):
+    weights = {}
+    for name, options in (("own", ()), ("none", ("--update", "none"))):
+        output = tmp_path / name
+        document = succeed("prune", model, "--metric", "sparsegpt", "--pattern", "2:4", *options,
+                           "--output", output, *data, "--json")  # fmt: skip
+        expected = "sparsegpt-adaptive" if name == "own" else "none"
+        assert document["update"] == document["settings"]["recipe"]["update"] == expected
+        assert document["sparsity"] == 0.5
+        said = "updated along the way" if name == "own" else "as they were"
+        assert said in (output / "README.md").read_text()
+        weights[name] = load_file(output / "model.safetensors")
+    key = "model.layers.0.mlp.down_proj.weight"
+    assert not torch.equal(weights["own"][key], weights["none"][key])
+
+
 def test_without_json_it_prints_a_summary(model, tmp_path, succeed):
     # Magnitude reads no calibration text, so a text of any length will do.
     (tmp_path / "t.txt").write_text("text")
@@ -140,6 +157,7 @@ WRONG = {
     "file as output": (["--output", "{texts}/other.txt"], "is a file"),
     "unwritable output": (["--output", "{texts}/other.txt/out"], "cannot be written"),
     "both": (["--recipe", "r.json"], "either --metric"),
+    "update": (["--update", "magic"], "'magic' is not one of 'none', 'sparsegpt', "),
     "not finite": (["--metric", "mms(W - W)"], "scores of model.layers.0.self_attn.q_proj"),
 }
 

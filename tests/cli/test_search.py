@@ -23,6 +23,16 @@ def arguments(model, text, tmp_path):
             "--calibration", text, "--samples", 4, "--sequence-length", 32)  # fmt: skip
 
 
+def instead(arguments, *extra):
+    """A complete command with more, of which repeatable options replace those that were there."""
+    kept = list(arguments)
+    for option in ("--pattern", "--calibration"):
+        if option in extra:
+            place = kept.index(option)
+            del kept[place : place + 2]
+    return (*kept, *extra)
+
+
 def test_one_document_and_plain_lines(arguments, model, text, tmp_path, own_cache, capsys):
     line = [*map(str, arguments), "--candidates", "9", "--guess", "W * A ** 0.9", "--json"]
     assert main(line) == 0
@@ -94,7 +104,7 @@ def test_without_json_it_prints_the_table(arguments, succeed):
 
 
 def test_structured_and_published(arguments, tmp_path, succeed):
-    nm = succeed(*arguments, "--pattern", "2:4", "--candidates", 3, "--json")
+    nm = succeed(*instead(arguments, "--pattern", "2:4"), "--candidates", 3, "--json")
     assert nm["wanda_under_found_allocation"] is None
     paper = succeed(*arguments, "--study", tmp_path / "paper.db", "--preset", "paper",
                     "--candidates", 4, "--json")  # fmt: skip
@@ -128,13 +138,47 @@ def test_one_formula(arguments, tmp_path, succeed):
         assert opened.settings["genome"] == "formula"
 
 
+def test_two_patterns_at_once(arguments, model, tmp_path, succeed, refuse):
+    line = (*arguments, "--pattern", "2:4", "--objective", "worst", "--fitness", "loss")
+    found = succeed(*line, "--candidates", 9, "--json")
+    assert found["best"].keys() >= {"expression", "group", "allocation", "recipe", "candidate"}
+    assert "heldout_perplexity" not in found["best"]
+    assert found["targets"].keys() == {"50%", "2:4"}
+    for table in found["targets"].values():
+        assert table["best"]["heldout_perplexity"] > 1
+        assert set(table["baselines"]) == {"magnitude", "wanda", "gblm", "ria", "pruner-zero"}
+        assert table["finalists"][0]["candidate"] == found["best"]["candidate"]
+    shown = succeed(*line, "--candidates", 9)
+    assert shown.count("best found  ") == 2
+    assert "50%:" in shown
+    assert "2:4:" in shown
+    # What is saved prunes by either pattern.
+    for pattern in ("50%", "2:4"):
+        recipe = found["best"]["recipe"]
+        if pattern == "2:4":
+            recipe = found["best"].get("nm_recipe", recipe)
+        succeed("prune", model, "--recipe", recipe, "--pattern", pattern,
+                "--output", tmp_path / pattern.replace(":", "of"), *arguments[6:])  # fmt: skip
+    difference = refuse(*arguments, "--pattern", "2:4", "--fitness", "loss", "--candidates", 9)
+    assert 'objective "worst" there, absent here' in difference
+
+
+def test_texts_that_would_leak_are_refused(arguments, text, tmp_path, refuse):
+    lines = text.read_text().splitlines()
+    fewer = tmp_path / "fewer.jsonl"
+    fewer.write_text("\n".join(lines[:5]))
+    message = refuse(*arguments, "--calibration", fewer, "--candidates", 2)
+    assert "have a document in common" in message
+    assert not (tmp_path / "s.db").exists()
+
+
 def test_more_candidates_and_other_settings(arguments, text, tmp_path, succeed, refuse):
     assert succeed(*arguments, "--candidates", 2, "--json")["candidates"] == 2
     assert succeed(*arguments, "--candidates", 4, "--json")["candidates"] == 4
     before = (tmp_path / "s.db").read_bytes()
     line = refuse(*arguments, "--candidates", 6, "--seed", 5)
     assert "made with other settings (seed 0 there, 5 here)" in line
-    line = refuse(*arguments, "--candidates", 6, "--pattern", "2:4")
+    line = refuse(*instead(arguments, "--pattern", "2:4"), "--candidates", 6)
     assert 'pattern "50%" there, "2:4" here' in line
     assert (tmp_path / "s.db").read_bytes() == before
     assert not (tmp_path / "s.db.lock").exists()
@@ -240,6 +284,15 @@ WRONG = {
     "model group": (["--guess", "{texts}/model.json"], "group 'model'"),
     "half a guess": (["--guess", "{texts}/half.json"], "no formula for"),
     "allocation under N:M": (["--guess", "{texts}/deep.json", "--pattern", "2:4"], "2:4 fixes"),
+    "pattern twice": (["--pattern", "50%", "--pattern", "0.5"], "pattern '50%': is given twice"),
+    "worst of one": (["--objective", "worst"], "objective 'worst': needs several models"),
+    "paper for two": (
+        ["--preset", "paper", "--pattern", "50%", "--pattern", "60%"],
+        "preset 'paper': searches for one model, pattern and text",
+    ),
+    "paper by loss": (["--preset", "paper", "--fitness", "loss"], "perplexity anyway"),
+    "unknown objective": (["--objective", "median"], "median"),
+    "missing other model": (["--also", "no-such-model"], "not a directory, not an alias"),
     "unwritable study": (["--study", "{texts}/other.txt/s.db"], "cannot be written"),
     "device": (["--device", "cuda:99"], "device 'cuda:99'"),
     "dtype": (["--dtype", "float8"], "float8"),
@@ -263,7 +316,7 @@ def test_bad_input(arguments, texts, tmp_path, refuse, case):
     before = sorted(os.listdir(texts))
     if "--candidates" not in extra and "--budget" not in extra:
         extra += ["--candidates", "2"]
-    assert message in refuse(*arguments, *extra)
+    assert message in refuse(*instead(arguments, *extra))
     assert snapshot(tmp_path) == {}
     assert sorted(os.listdir(texts)) == before
 

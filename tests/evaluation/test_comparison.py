@@ -41,6 +41,19 @@ def test_every_recipe_is_measured_on_the_dense_model(sequential, pattern):
     assert all(torch.equal(tensor, original[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("name", ["sparsegpt", "dsnot"])
+def test_what_is_remembered_measures_alike(name):
+    comparison = compare(make_model())
+    recipe, pattern = Recipe.named(name), Pattern.parse("50%")
+    first = comparison.measure(name, recipe, pattern, WINDOWS, remember=True)
+    again = comparison.measure(name, recipe, pattern, WINDOWS)
+    assert first.loss == again.loss
+    assert first.sparsity == again.sparsity == 0.5
+    original = make_model().state_dict()
+    state = comparison.model.state_dict()
+    assert all(torch.equal(tensor, original[key]) for key, tensor in state.items())
+
+
 def test_a_recipe_that_fails_leaves_the_model_dense():
     model = make_model()
     recipe = Recipe(metric={"attention": Metric.parse("W"), "mlp": Metric.parse("mms(W - W)")})

@@ -6,8 +6,7 @@ from prunerzero.data.sources import SOURCES
 from prunerzero.data.splits import split_documents
 from prunerzero.data.windows import Windows, encode
 from prunerzero.errors import InputError
-from prunerzero.evaluation import evaluate
-from prunerzero.evaluation.evaluate import evaluation_windows
+from prunerzero.evaluation.evaluate import evaluate, evaluation_windows
 from prunerzero.evaluation.perplexity import measure_loss
 
 

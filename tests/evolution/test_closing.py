@@ -9,6 +9,7 @@ from prunerzero.data.splits import Split
 from prunerzero.data.windows import Windows
 from prunerzero.errors import InputError
 from prunerzero.evaluation.perplexity import TextLoss, paired_interval
+from prunerzero.evolution import closing as module
 from prunerzero.evolution.closing import (
     FAMILY_AGREEMENT,
     UNDER_FOUND_ALLOCATION,
@@ -88,8 +89,10 @@ def study(tmp_path):
         yield made
 
 
-def close(study, comparison, finalists=FINALISTS):
-    return Closer(study, comparison, HALF, VALIDATION, HELDOUT).close(finalists)
+def close(study, comparison, finalists=FINALISTS, formula=None):
+    closer = Closer(study, comparison, HALF, VALIDATION, HELDOUT)
+    [closing] = module.close(study, [closer], finalists, formula)
+    return closing
 
 
 def test_validation_chooses_and_heldout_is_read_for_the_winner_alone(study):
@@ -233,8 +236,7 @@ def test_agreement_is_the_share_of_equal_entries():
 def test_the_best_single_formula_is_read_too(study):
     alone = individual(1, "W * A ** 2", -0.1)
     comparison = Comparison({"candidate 1": 1.7, "candidate 2": 1.5})
-    closer = Closer(study, comparison, HALF, VALIDATION, HELDOUT)
-    closing = closer.close(FINALISTS, alone)
+    closing = close(study, comparison, FINALISTS, alone)
     assert ("candidate 1", Split.HELDOUT) in comparison.measured
     document = closing_json(closing)
     assert document["formula_alone"]["candidate"] == 1
@@ -248,10 +250,13 @@ def test_the_best_single_formula_is_read_too(study):
 
 
 def test_the_best_single_formula_is_one_and_no_published_one():
+    def key(recipe):
+        return recipe.key(HALF)
+
     two = individual(1, {"attention": "W * A", "mlp": "W * F"}, -0.5)
     allocated = individual(2, "W * A ** 2", -0.4, allocation=ALLOCATION)
     first, second = individual(3, "W * F", -0.2), individual(4, "W * F ** 2", -0.3)
     wanda = individual(5, "W * sqrt(X)", -0.35)
-    assert best_formula([two, allocated, first, second], HALF) == second
-    assert best_formula([two, first, second, wanda], HALF) is None
-    assert best_formula([two, allocated], HALF) is None
+    assert best_formula([two, allocated, first, second], key) == second
+    assert best_formula([two, first, second, wanda], key) is None
+    assert best_formula([two, allocated], key) is None

@@ -10,7 +10,8 @@ from prunerzero.evolution import guidance
 from prunerzero.evolution.boundary import BAND
 from prunerzero.evolution.genome import FACTORS, Genome
 from prunerzero.evolution.guidance import Guidance, measure_guidance
-from prunerzero.pruning.allocation import CurvesAllocation
+from prunerzero.evolution.guidance import mean_guidance as guidance_of
+from prunerzero.pruning.allocation import CurvesAllocation, MatrixShape
 from prunerzero.recipe import Recipe
 
 WANDA = Recipe.named("wanda")
@@ -200,6 +201,46 @@ def test_gradients_are_freed_when_the_pass_fails(make, monkeypatch):
         tools.measure(WANDA)
     assert not any(p.requires_grad for p in tools.model.parameters())
     assert all(p.grad is None for p in tools.model.parameters())
+
+
+def test_derivatives_of_the_loss(make):
+    tools = make()
+    found = measure_guidance(tools.masker, WANDA, tools.reference, "loss")
+    assert found.divergence == 1.0
+    near = bands(tools.masker, WANDA)
+    shares = dict.fromkeys(near, 0.01)
+
+    def loss(sign):
+        signed = {name: sign * share for name, share in shares.items()}
+        divergence_at(tools, WANDA, near, signed)
+        return tools.reference.measure(tools.model).mean_loss
+
+    expected = (loss(1) - loss(-1)) / 0.02
+    together = sum(found.costs[name] * int(band.sum()) for name, band in near.items())
+    assert together == pytest.approx(expected, rel=0.05)
+
+
+def test_derivatives_of_several_targets_are_means_of_logarithms():
+    def shapes(blocks):
+        return [MatrixShape(f"{blocks}.{n}", "q_proj", n, blocks, 4, 4) for n in range(blocks)]
+
+    def guidance(blocks, divergence, costs, slope):
+        names = [shape.name for shape in shapes(blocks)]
+        return Guidance(divergence, dict(zip(names, costs, strict=False)), {"q_proj": {"A": slope}})
+
+    first, deeper = guidance(2, 1.0, [1.0, 3.0], 0.5), guidance(3, 3.0, [0.0, 1.0, 2.0], 0.3)
+    both = guidance_of([first, deeper], [shapes(2), shapes(3)])
+    assert both.slopes["q_proj"]["A"] / both.divergence == pytest.approx((0.5 + 0.1) / 2)
+    assert both.costs == pytest.approx({"2.0": (0.5 + 0.0) / 2, "2.1": (1.5 + 2.0) / 2})
+    # N:M has no costs, one that cannot be measured no derivatives, and a mean of noise no ratios.
+    fixed = guidance(3, 2.0, [], 0.4)
+    both = guidance_of([fixed, first], [shapes(3), shapes(2)])
+    assert both.costs == pytest.approx({"3.0": 0.5, "3.1": 1.0, "3.2": 1.5})
+    both = guidance_of([fixed, guidance(3, 0.0, [], 0.0)], [shapes(3)] * 2)
+    assert both.slopes["q_proj"]["A"] / both.divergence == pytest.approx(0.1)
+    assert both.costs == {}
+    noise = guidance(2, 1.0, [-1.0, 0.5], 0.5)
+    assert set(guidance_of([noise, noise], [shapes(2)] * 2).costs.values()) == {0.0}
 
 
 @pytest.mark.parametrize("pattern", ["2%", "97%"])

@@ -12,7 +12,7 @@ from prunerzero.data.splits import Split
 from prunerzero.data.windows import WindowSampler, sample_windows
 from prunerzero.evaluation.perplexity import measure_loss
 from prunerzero.evolution import judging, rungs
-from prunerzero.evolution.judging import IncumbentJudge, PerplexityJudge, RungPlan
+from prunerzero.evolution.judging import Arena, IncumbentJudge, PerplexityJudge, RungPlan
 from prunerzero.pruning.pruner import UnusableScores
 from prunerzero.recipe import Recipe
 from prunerzero.study import Candidate, Measurement, Study
@@ -65,7 +65,7 @@ class Recorder:
 
 
 def judge_of(tools, sampler, plan=PLAN):
-    return IncumbentJudge(tools.masker, sampler, tools.compute, plan)
+    return IncumbentJudge([Arena(tools.masker, sampler, tools.compute, plan)])
 
 
 @pytest.fixture
@@ -235,7 +235,7 @@ def test_the_run_has_wins_losses_and_rounds(tools, sampler):
     assert sum(verdict.incumbent for verdict in verdicts) >= 3
     assert any(len(v.measurements) == 2 and not v.incumbent for v in verdicts)
     assert any(len(v.measurements) == 1 for v in verdicts[1:])
-    assert judge._round > sum(verdict.incumbent for verdict in verdicts[1:])
+    assert judge.arenas[0]._round > sum(verdict.incumbent for verdict in verdicts[1:])
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_challenges_are_on_windows_that_nothing_was_chosen_on(tools, sampler):
             for _, tokens in used:
                 chosen_on |= rows(tokens)
             # Rung 0 of the new round is a part of what was won on; its rung 1 is fresh.
-            assert rows(judge._windows(0).tokens) <= rows(used[1][1])
+            assert rows(judge.arenas[0].windows(0).tokens) <= rows(used[1][1])
 
 
 def rows(tokens):
@@ -318,7 +318,7 @@ def test_gradients_never_see_windows_of_a_rung(tools, sampler):
             seen |= rows(recorder.draws[measurement.windows][1])
     previous = set()
     for index in range(3):
-        reference = judge.fresh_reference(index)
+        reference = judge.arenas[0].fresh_reference(index)
         assert len(reference.tokens) == PLAN.guidance
         assert not rows(reference.tokens) & (seen | previous)
         previous |= rows(reference.tokens)
@@ -329,7 +329,7 @@ def test_gradients_never_see_windows_of_a_rung(tools, sampler):
 def test_a_fresh_reference_is_of_the_dense_model(tools, sampler):
     judge = judge_of(tools, sampler)
     judge.judge(RECIPES[0])  # leaves the model pruned
-    reference = judge.fresh_reference(0)
+    reference = judge.arenas[0].fresh_reference(0)
     tools.masker.restore()
     assert reference.measure(tools.model).mean_kl == pytest.approx(0.0, abs=1e-6)
 
@@ -412,8 +412,8 @@ def test_a_reading_does_not_depend_on_its_parts(tools, sampler):
     parts = judge_of(tools, sampler)
     run(whole, [RECIPES[5], RECIPES[5]])
     run(parts, [RECIPES[5], RECIPES[5]])
-    assert whole._readings[0].kl[:4] == parts._readings[0].kl
-    assert whole._readings[1].kl == parts._readings[1].kl
+    assert whole.arenas[0]._readings[0].kl[:4] == parts.arenas[0]._readings[0].kl
+    assert whole.arenas[0]._readings[1].kl == parts.arenas[0]._readings[1].kl
 
 
 def test_a_confirmation_can_undo_a_win(tools, sampler):

@@ -5,6 +5,7 @@ from prunerzero.evolution import loop as loop_module
 from prunerzero.evolution.guidance import Guidance
 from prunerzero.evolution.judging import Judge, Verdict
 from prunerzero.evolution.loop import (
+    ALIKE,
     GUIDANCE_EVENT,
     Deadline,
     Exhausted,
@@ -71,7 +72,7 @@ def make(bench, study):
     tools = bench()
 
     def loop(*texts, judge=None):
-        return Loop(study, Script(*texts), judge or Lengths(), tools.masker, tools.pattern)
+        return Loop(study, Script(*texts), judge or Lengths(), tools.masker)
 
     return loop
 
@@ -115,14 +116,35 @@ def test_equivalents_are_never_measured_twice(make, study):
 def test_a_key_known_by_its_masks_is_not_scored_again(make, study, monkeypatch):
     loop = make("W * A", "W * sqrt(X)", "W * sqrt(X)", "W")
     calls = []
-    fingerprint = loop._masker.fingerprint
-    monkeypatch.setattr(
-        loop._masker, "fingerprint", lambda r: calls.append(r.expression) or fingerprint(r)
-    )
+    sketch = loop._masker.sketch
+    monkeypatch.setattr(loop._masker, "sketch", lambda r: calls.append(r.expression) or sketch(r))
     loop.advance()
     loop.advance()
     assert calls.count("W * sqrt(X)") == 1
     assert len(study.duplicates()) == 1
+
+
+def test_what_is_nearly_alike_is_not_measured(make, study, bench):
+    recipes = [Recipe.from_text(text) for text in ("W * A", "W * A ** 1.001", "W * A ** 3")]
+    first, near, far = map(bench().masker.sketch, recipes)
+    assert 0 <= first.distance(near) < ALIKE < first.distance(far)
+    loop = make(*(recipe.expression for recipe in recipes))
+    loop.advance()
+    assert loop.advance().expression == recipes[2].expression
+    assert loop._judge.measured == [recipes[0].expression, recipes[2].expression]
+    if first.fingerprint != near.fingerprint:
+        assert set(study.duplicates().values()) == {1}
+
+
+def test_a_search_that_goes_on_knows_what_is_alike(make, study):
+    texts = ("W * A", "W * A ** 3", "W * A ** 1.001", "W")
+    loop = make(*texts)
+    loop.advance()
+    loop.advance()
+    again = make(*texts)
+    again.replay()
+    assert again.advance().expression == "W"
+    assert again._judge.measured == ["W"]
 
 
 def test_unusable_scores_are_rejected_once_with_the_reason(make, study):
@@ -180,10 +202,10 @@ def test_going_on_is_as_if_never_stopped(make, study, bench, tmp_path, killed_af
         loop.advance()
     with Study.create(tmp_path / "other.db", {"seed": 0}) as other:
         tools = bench()
-        first = Loop(other, Script(*TEXTS), Lengths(), tools.masker, tools.pattern)
+        first = Loop(other, Script(*TEXTS), Lengths(), tools.masker)
         for _ in range(killed_after):
             first.advance()
-        second = Loop(other, Script(*TEXTS), Lengths(), tools.masker, tools.pattern)
+        second = Loop(other, Script(*TEXTS), Lengths(), tools.masker)
         second.replay()
         assert second._judge.measured == []
         assert second._strategy.told == first._strategy.told
@@ -220,32 +242,35 @@ def test_derivatives_are_measured_once(bench, study):
     tools = bench()
     measured = []
 
-    def measure(masker, recipe, reference):
-        assert masker is tools.masker
+    def measure(masker, recipe, reference, fitness):
+        assert (masker, fitness) == (tools.masker, "loss")
         measured.append((recipe, reference))
         slopes = {"q_proj": {"A": 1 / 3, "F": -0.25 * len(measured)}}
         return Guidance(0.7, {"a": 0.1 + len(measured), "b": -1e-17 / 3}, slopes)
 
     class References:
+        masker = tools.masker
+        fitness = "loss"
+
         def fresh_reference(self, index):
             return f"reference {index}"
 
     wanda, magnitude = Recipe.named("wanda"), Recipe.named("magnitude")
     deadline = Deadline()
-    guide = RecordedGuide(study, tools.masker, References(), measure, deadline)
+    guide = RecordedGuide(study, [References()], measure, deadline)
     first, second = guide(wanda), guide(magnitude)
     assert first != second
     assert measured == [(wanda, "reference 0"), (magnitude, "reference 1")]
     assert GUIDANCE_EVENT == "guidance"
     events = [event.data for event in study.events(GUIDANCE_EVENT)]
     assert [data["index"] for data in events] == [0, 1]
-    again = RecordedGuide(study, tools.masker, References(), measure, deadline)
+    again = RecordedGuide(study, [References()], measure, deadline)
     assert [again(wanda), again(magnitude)] == [first, second]
     assert len(measured) == 2
     again(wanda)
     assert measured[2] == (wanda, "reference 2")
     # Late in a session what is recorded is told still, and nothing new is begun.
-    late = RecordedGuide(study, tools.masker, References(), measure, Deadline(at=0.0))
+    late = RecordedGuide(study, [References()], measure, Deadline(at=0.0))
     assert late(wanda) == first
     late(magnitude)
     late(wanda)

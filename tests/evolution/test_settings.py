@@ -62,7 +62,7 @@ HALF, TWO_OF_FOUR = Pattern.parse("50%"), Pattern.parse("2:4")
 )
 def test_presets_that_do_not_fit_the_rest(preset, pattern, genome, guesses, message):
     with pytest.raises(InputError, match=message) as caught:
-        check_preset(preset, pattern, genome, guesses)
+        check_preset(preset, [pattern], genome, guesses)
     assert "\n" not in str(caught.value)
 
 
@@ -78,4 +78,4 @@ def test_presets_that_do_not_fit_the_rest(preset, pattern, genome, guesses, mess
     ],
 )
 def test_presets_that_do(preset, pattern, genome, guesses):
-    check_preset(preset, pattern, genome, guesses)
+    check_preset(preset, [pattern], genome, guesses)

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from prunerzero.analysis.agreement import describe_ladder
-from prunerzero.evolution import default, workbench
+from prunerzero.evolution import default, texts, workbench
 from prunerzero.evolution import runner as module
 from prunerzero.evolution.judging import RungPlan
 from prunerzero.evolution.loop import GUIDANCE_EVENT
@@ -33,8 +33,8 @@ def run(model_directory, text, tmp_path, monkeypatch):
     monkeypatch.setattr(workbench, "STREAMED_WINDOWS", 2)
     monkeypatch.setattr(default, "SEEDS", default.SEEDS[:1])
     monkeypatch.setattr(default.DefaultStrategy, "RANDOM_TREES", 1)
-    monkeypatch.setattr(module, "HELDOUT_WINDOWS", 4)
-    monkeypatch.setattr(module, "VALIDATION_WINDOWS", 4)
+    monkeypatch.setattr(texts, "HELDOUT_WINDOWS", 4)
+    monkeypatch.setattr(texts, "VALIDATION_WINDOWS", 4)
 
     def start(name, candidates, pattern="50%", **more):
         options = {"calibration": text, "samples": 4, "sequence_length": 32, "dtype": "float32"}

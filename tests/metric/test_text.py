@@ -35,7 +35,11 @@ def test_precedence_is_pythons(text: str, node: object) -> None:
         ("W + G *", "column 8: expected a terminal, a number, a call or '(', found the end"),
         ("W * G *sqrrt(X)", "column 8: unknown operator 'sqrrt'; did you mean 'sqrt'?"),
         ("W * w", "column 5: unknown terminal 'w'; did you mean 'W'?"),
-        ("W * Q", "column 5: unknown terminal 'Q'; there are W, G, X, A, R, F"),
+        (
+            "W * Q",
+            "column 5: unknown terminal 'Q'; there are W, G, X, A, R, "
+            "Amean, Avar, Hinv, Hfree, F, Gmean",
+        ),
         ("  ", "column 1: the text is empty; write a formula such as 'W * sqrt(X)'"),
         ("W G", "column 3: expected an operator, found 'G'"),
         ("W * (G + sqrt(X)", "column 5: '(' is never closed"),

@@ -20,7 +20,8 @@ W = {"data": "W"}
         ({"data": "abs", "right": W}, "root: operator 'abs' needs left, got right"),
         (
             {"data": "abs", "left": {"data": "abs", "left": {"data": "Q"}}},
-            "left.left: unknown terminal 'Q'; there are W, G, X, A, R, F",
+            "left.left: unknown terminal 'Q'; there are W, G, X, A, R, "
+            "Amean, Avar, Hinv, Hfree, F, Gmean",
         ),
         ({"data": "sqrtt", "left": W}, "root: unknown operator 'sqrtt'; did you mean 'sqrt'?"),
         ({"data": "W", "left": W}, "root: 'W' is a leaf and has no 'left'"),

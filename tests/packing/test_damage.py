@@ -154,7 +154,7 @@ def test_a_tensor_that_is_in_no_file(packed):
     entry = document["tensors"].pop(NORM)
     document["sha256"] = _digest(document["tensors"])
     path.write_text(json.dumps(document))
-    with pytest.raises(InputError, match=f"not in its weight files .* first {NORM}"):
+    with pytest.raises(InputError, match=f"not in the weight files, first {NORM}"):
         load_model(packed, device="cpu")
     document["tensors"]["model.morn.weight"] = entry
     document["sha256"] = _digest(document["tensors"])

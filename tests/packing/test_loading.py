@@ -11,7 +11,7 @@ from prunerzero.packing import loading
 from prunerzero.packing.index import read_index
 from prunerzero.packing.pack import pack
 from prunerzero.packing.reader import PackedCheckpoint
-from prunerzero.pruning.checkpoint import seen_documents
+from prunerzero.pruning.checkpoint import sealed, seen_documents
 
 
 def both(dense, **options):
@@ -86,7 +86,7 @@ def test_generation_settings(make_checkpoint, there):
 def test_tokenizer_name_and_record(make_checkpoint, tmp_path):
     dense = make_checkpoint()
     record = {"settings": {"recipe": {}, "calibration": {"documents": ["ab"]}}, "model_seen": []}
-    (dense / "pruning.json").write_text(json.dumps(record))
+    (dense / "pruning.json").write_text(json.dumps(sealed(record)))
     pack(dense, tmp_path / "packed")
     model, tokenizer = load_model(tmp_path / "packed", device="cpu")
     assert tokenizer("a b")["input_ids"]

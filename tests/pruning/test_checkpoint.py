@@ -9,7 +9,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from prunerzero.errors import InputError
 from prunerzero.files import write_json
 from prunerzero.models.blocks import prunable_matrices
-from prunerzero.pruning.checkpoint import pruned_from, refuse_seen, save_checkpoint, seen_documents
+from prunerzero.pruning.checkpoint import (
+    pruned_from,
+    refuse_seen,
+    save_checkpoint,
+    sealed,
+    seen_documents,
+)
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.pruning.pruner import prune
 from prunerzero.recipe import Recipe
@@ -182,8 +188,13 @@ def test_what_a_checkpoint_was_pruned_from(tmp_path):
     assert pruned_from(str(tmp_path)) is None
     assert pruned_from("meta-llama/Llama-2-7b-hf") is None
     settings = {"pattern": "50%"}
-    write_json(tmp_path / "pruning.json", {"model": "dense", "settings": settings})
+    record = {"model": "dense", "settings": settings}
+    write_json(tmp_path / "pruning.json", sealed(record))
     assert pruned_from(str(tmp_path)) == ("dense", settings)
-    write_json(tmp_path / "pruning.json", {"model": "dense"})
+    write_json(tmp_path / "pruning.json", sealed({"model": "dense"}))
     with pytest.raises(InputError, match="not written by prunerzero, or altered"):
+        pruned_from(str(tmp_path))
+    altered = sealed(record) | {"model": "another"}
+    write_json(tmp_path / "pruning.json", altered)
+    with pytest.raises(InputError, match="checksum differs"):
         pruned_from(str(tmp_path))

@@ -8,15 +8,19 @@ from prunerzero.statistics.collectors import (
     ACTIVATION,
     COLLECTORS,
     GRADIENT,
+    GRAM,
+    INPUT,
     ROUTED,
+    SIGNED_GRADIENT,
     TOKENS,
     Sample,
     finish,
 )
-from prunerzero.statistics.gathering import gather_raw
+from prunerzero.statistics.gathering import ActivationSums, fill_unreached, gather_raw
 
 FAMILIES = ["llama", "qwen2", "gpt2", "gemma2"]
 BOTH = frozenset({ACTIVATION, GRADIENT, ROUTED, TOKENS})
+EVERYTHING = BOTH | {GRAM, INPUT, SIGNED_GRADIENT}
 
 
 def gather(model, tokens, wanted=BOTH, **options):
@@ -51,7 +55,16 @@ def naive(model, tokens):
             "R": (x**2).mean(0, keepdim=True).sqrt(),  # no routers here
             "G": ((100 * g) ** 2).sum(0).sqrt(),
             "F": (g**2).mean(0).sqrt(),
+            "Amean": x.mean(0, keepdim=True),
+            "Avar": x.var(0, unbiased=False, keepdim=True),
+            "Gmean": g.mean(0),
+            "H": x.T @ x,
         }
+        moments = x.T @ x / len(x)
+        damped = moments + 0.01 * moments.diagonal().mean() * torch.eye(len(moments))
+        inverses = [torch.linalg.inv(damped[j:, j:]) for j in range(len(damped))]
+        found[matrix.name]["Hinv"] = inverses[0].diagonal()[None]
+        found[matrix.name]["Hfree"] = torch.stack([inverse[0, 0] for inverse in inverses])[None]
     return found
 
 
@@ -60,7 +73,7 @@ def test_terminals_follow_their_definitions(family):
     model, tokens = make_model(family), make_tokens(4)
     expected = naive(model, tokens)
     sample = Sample(sequences=4, tokens=tokens.numel())
-    raw = gather(model, tokens)
+    raw = gather(model, tokens, EVERYTHING)
     assert raw.keys() == expected.keys()
     for name, sums in raw.items():
         found = finish(frozenset(COLLECTORS), sums, sample)
@@ -71,6 +84,61 @@ def test_terminals_follow_their_definitions(family):
             torch.testing.assert_close(
                 tensor.double(), expected[name][terminal], rtol=1e-4, atol=1e-6 * largest
             )
+
+
+def test_gram_matrices_are_shared_where_inputs_are():
+    raw = gather(make_model(), make_tokens(4), {GRAM})
+    assert all(sums.keys() == {GRAM} for sums in raw.values())
+    for block in range(3):
+        names = [name for name in raw if name.startswith(f"model.layers.{block}.")]
+        owners = {name.split(".")[-1]: raw[name][GRAM].data_ptr() for name in names}
+        assert owners["q_proj"] == owners["k_proj"] == owners["v_proj"]
+        assert owners["gate_proj"] == owners["up_proj"]
+        assert len(set(owners.values())) == 4
+
+
+def test_inputs_that_are_shared_at_times_only_are_told_apart():
+    model, seen = make_model(), torch.randn(2, 6, 32)
+    first, second = (m for m in prunable_matrices(model) if m.name.startswith("model.layers.0.")
+                     and m.kind in ("q_proj", "o_proj"))  # fmt: skip
+    sums = ActivationSums([first, second], frozenset({GRAM}))
+    for layer, inputs in ((first, seen[0]), (second, seen[0]), (first, seen[1])):
+        layer.module(inputs)
+    sums.close()
+    expected = [inputs.T @ inputs for inputs in seen]
+    found = sums.sums()
+    torch.testing.assert_close(found[first.name][GRAM], expected[0] + expected[1])
+    torch.testing.assert_close(found[second.name][GRAM], expected[0])
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "mixtral"])
+def test_experts_have_gram_matrices_of_their_own_tokens(family):
+    raw = gather(make_model(family), make_tokens(4), {GRAM, ACTIVATION, TOKENS})
+    for sums in raw.values():
+        diagonal = sums[GRAM].diagonal()[None]
+        torch.testing.assert_close(diagonal, sums[ACTIVATION], rtol=1e-4, atol=1e-5)
+
+
+def test_gram_matrices_are_of_float32_under_autocast():
+    model, tokens = make_model(), make_tokens(3)
+    matrices = prunable_matrices(model)
+    raw = gather_raw(
+        model, matrices, tokens, frozenset({GRAM, ACTIVATION}), compute_for(model, "bfloat16")
+    )
+    for sums in raw.values():
+        diagonal = sums[GRAM].diagonal()[None]
+        torch.testing.assert_close(diagonal, sums[ACTIVATION], rtol=1e-5, atol=1e-6)
+
+
+def test_who_meets_no_token_has_unrelated_inputs_or_its_siblings():
+    matrices = [m for m in prunable_matrices(make_model("qwen3_moe")) if m.siblings][:4]
+    eye = torch.eye(32)
+    raw = {m.name: {GRAM: eye * index} for index, m in enumerate(matrices)}
+    assert fill_unreached(raw, matrices) == [matrices[0].name]
+    torch.testing.assert_close(raw[matrices[0].name][GRAM], eye * 6)
+    alone = {matrices[0].name: {GRAM: eye * 0}}
+    fill_unreached(alone, matrices[:1])
+    torch.testing.assert_close(alone[matrices[0].name][GRAM], eye)
 
 
 def test_one_pass_gives_what_two_passes_give():

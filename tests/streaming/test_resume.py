@@ -45,7 +45,7 @@ def content(directory):
     for path in sorted(directory.rglob("*")):
         if path.name == "pruning.json":
             record = json.loads(path.read_text())
-            del record["seconds"], record["peak_rss_bytes"]
+            del record["seconds"], record["peak_rss_bytes"], record["sha256"]
             found[path.name] = record
         elif path.name != "README.md" and path.is_file():
             found[path.name] = path.read_bytes()

@@ -286,8 +286,8 @@ def test_reading_where_nothing_can_be_written(path):
         ("DELETE FROM measurement", "without a fitness measurement: candidate 1"),
         ("UPDATE candidate SET parents = '[5]' WHERE id = 2", "did not precede it: candidate 2"),
         ("UPDATE measurement SET candidate_id = 88 WHERE id = 1", "measurement 1 refers to"),
-        ("INSERT INTO duplicate VALUES ('W', 1, 0)", "yet evaluated: key W"),
-        ("INSERT INTO duplicate VALUES ('V', 2, 0)", "was not evaluated: key V"),
+        ("INSERT INTO duplicate VALUES ('W', 1, 0, NULL)", "yet evaluated: key W"),
+        ("INSERT INTO duplicate VALUES ('V', 2, 0, NULL)", "was not evaluated: key V"),
         ("UPDATE candidate SET recipe = '{' WHERE id = 1", "CHECK constraint failed in candidate"),
     ],
 )

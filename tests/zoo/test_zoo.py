@@ -14,6 +14,8 @@ NATIVE_GROUP = {
     "ria": "matrix",
     "wanda": "row",
 }
+# What a search neither starts from nor is compared with: more statistics, or an update.
+OTHERS = {"dsnot": "dsnot", "llm-pruner": "none", "obs": "none", "sparsegpt": "sparsegpt-adaptive"}
 
 
 def test_names_and_native_groups() -> None:
@@ -23,7 +25,7 @@ def test_names_and_native_groups() -> None:
     assert [recipe.name for recipe in zoo.entries()] == list(zoo.names()) == sorted(zoo.names())
 
 
-@pytest.mark.parametrize("name", sorted(set(zoo.names()) - set(NATIVE_GROUP) - {"moe-pruner"}))
+@pytest.mark.parametrize("name", sorted(set(zoo.names()) - {*NATIVE_GROUP, *OTHERS, "moe-pruner"}))
 def test_a_found_recipe_says_how_it_was_found(name: str) -> None:
     provenance = Recipe.named(name).provenance
     assert provenance.keys() >= {"study", "candidate", "date", "settings", "texts", "versions"}
@@ -34,6 +36,16 @@ def test_a_found_recipe_says_how_it_was_found(name: str) -> None:
         "selection",
     }
     assert Recipe.named(name).key(Pattern.parse(provenance["settings"]["pattern"]))
+
+
+@pytest.mark.parametrize("name", sorted(OTHERS))
+def test_other_methods_are_complete(name: str) -> None:
+    recipe = Recipe.named(name)
+    assert recipe.update == OTHERS[name]
+    assert recipe not in zoo.published(mixture=True)
+    assert "arXiv" in recipe.source or "IEEE" in recipe.source
+    assert ("github.com" in recipe.source) != ("note on the paper" in recipe.source)
+    assert recipe.key(Pattern.parse("2:4")).endswith(recipe.update)
 
 
 @pytest.mark.parametrize("name", sorted(NATIVE_GROUP))
@@ -69,6 +81,6 @@ def test_formulas_are_those_of_the_public_codes() -> None:
 
 def test_unknown_name_lists_the_zoo() -> None:
     with pytest.raises(
-        InputError, match=r"magnitude, moe-pruner, pruner-zero, .*did you mean 'wanda'"
+        InputError, match=r"magnitude, moe-pruner, obs, pruner-zero, .*did you mean 'wanda'"
     ):
         zoo.load("wnada")

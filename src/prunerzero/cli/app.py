@@ -18,7 +18,8 @@ from typing import Annotated
 import typer
 
 from prunerzero import __version__, cli
-from prunerzero.errors import InputError
+from prunerzero.cli.stopping import INTERRUPTED, stoppable, tell
+from prunerzero.errors import PrunerZeroError
 from prunerzero.openmp import wait_passively
 
 _PROGRAM = "prunerzero"
@@ -49,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; None for those of the process.
 
     Returns:
-        The exit code: 0 done, 1 a fault of ours, 2 wrong usage or input, 130 interrupted.
+        The exit code: 0 done, 1 a fault of ours, 2 wrong usage or input or a full disk,
+        130 interrupted.
     """
     wait_passively()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -58,18 +60,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("TQDM_DISABLE", "1")
     try:
         # Without standalone mode typer leaves exceptions to us and returns an Exit's code.
-        code = build()(args=arguments, prog_name=_PROGRAM, standalone_mode=False)
+        with stoppable(_PROGRAM, arguments):
+            code = build()(args=arguments, prog_name=_PROGRAM, standalone_mode=False)
         sys.stdout.flush()
-    except (InputError, typer.TyperException) as error:
+    except (PrunerZeroError, typer.TyperException) as error:
         return _refuse(error)
     except (KeyboardInterrupt, typer.Abort):
-        return 130
+        code = INTERRUPTED
     except BrokenPipeError:
         # The reader left (`prunerzero metrics | head -1`); Python must not complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         return _confess(error)
+    if code == INTERRUPTED:  # also what typer makes of a KeyboardInterrupt
+        tell(_PROGRAM, arguments)
     return code if isinstance(code, int) else 0
 
 
@@ -90,7 +95,7 @@ def _options(
     """Search, apply and compare pruning metrics of language models."""
 
 
-def _refuse(error: InputError | typer.TyperException) -> int:
+def _refuse(error: PrunerZeroError | typer.TyperException) -> int:
     message = str(error)
     if isinstance(error, typer.TyperException):
         message = error.format_message().replace("Value error, ", "").rstrip(".")

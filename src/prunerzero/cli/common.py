@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from prunerzero.errors import InputError
 from prunerzero.files import json_text
+from prunerzero.updates.names import Update as UpdateName
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -35,6 +36,10 @@ SequenceLength = Annotated[
 Group = Annotated[
     Literal["row", "matrix"] | None,
     typer.Option("--group", help="Weights ranked against one another; default: the recipe's own."),
+]
+Update = Annotated[
+    UpdateName | None,
+    typer.Option("--update", help="What happens to kept weights; default: the recipe's own."),
 ]
 Sequential = Annotated[
     bool,
@@ -70,6 +75,13 @@ MinCoverage = Annotated[
         min=0.0,
         max=1.0,
         help="Share of the blocks' weights that must be found prunable.",
+    ),
+]
+AllowPickle = Annotated[
+    bool,
+    typer.Option(
+        "--allow-pickle",
+        help="Convert a checkpoint of pickle files (pytorch_model.bin), reading tensors only.",
     ),
 ]
 Json = Annotated[

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from prunerzero.cli import inputs
+from prunerzero.cli import inputs, zeroshot
 from prunerzero.cli.common import (
+    AllowPickle,
     Blocks,
     Calibration,
     Device,
@@ -46,7 +47,17 @@ def command(
     samples: Samples = 16,
     sequence_length: SequenceLength = 512,
     windows: inputs.EvaluationWindows = 32,
+    tasks: zeroshot.Tasks = None,
+    limit: zeroshot.Limit = None,
     group: Group = None,
+    update: Annotated[
+        str | None,
+        typer.Option(
+            "--update",
+            metavar="A,B,...",
+            help="What happens to kept weights: every metric with each; default: its own.",
+        ),
+    ] = None,
     sequential: Sequential = True,
     seed: Seed = 0,
     device: Device = None,
@@ -55,17 +66,20 @@ def command(
     include: Include = [],  # noqa: B006  typer copies it
     exclude: Exclude = [],  # noqa: B006
     min_coverage: MinCoverage = MIN_COVERAGE,
+    allow_pickle: AllowPickle = False,
     json: Json = False,
 ) -> None:
-    """Prune with several metrics and compare perplexities in one table."""
+    """Prune with several metrics and compare perplexities, and zero-shot accuracies."""
     from prunerzero.data.sources import is_named, text_name
     from prunerzero.models.names import check_model_name
     from prunerzero.pruning.checkpoint import refuse_seen, seen_documents
     from prunerzero.pruning.pattern import Pattern
     from prunerzero.recipe import Recipe
 
-    names = split_list(metrics)
-    recipes = [Recipe.from_text(name, group) for name in names]
+    chosen = [(name, Recipe.from_text(name, group)) for name in split_list(metrics)]
+    if update is not None:
+        updates = split_list(update)
+        chosen = [(name, recipe.with_update(one)) for name, recipe in chosen for one in updates]
     patterns = [Pattern.parse(one) for one in pattern]
     check_model_name(model)
     inputs.check_calibration(calibration)
@@ -74,8 +88,9 @@ def command(
     text = text or calibration
     seen = seen_documents(model)
     refuse_seen(text, seen)
+    questions = zeroshot.prepare(tasks, limit, None, seen) if tasks else None
 
-    loaded, tokenizer = inputs.load_quietly(model, device, dtype)
+    loaded, tokenizer = inputs.load_quietly(inputs.loadable(model, allow_pickle), device, dtype)
     from prunerzero.cli.published import names_and_pattern, published_beside
     from prunerzero.evaluation.comparison import Comparison
     from prunerzero.evaluation.evaluate import evaluation_windows
@@ -90,12 +105,13 @@ def command(
     selection = inputs.selected(blocks, include, exclude, min_coverage)
     found = find_blocks(loaded, selection)
     for one in patterns:
-        for recipe in recipes:
+        for _, recipe in chosen:
             plan_sparsities(found, recipe, one)
     compute = compute_for(loaded, dtype)
     statistics = calibration_windows(loaded, tokenizer, calibration, samples, sequence_length, seed)
     seen = seen.union(statistics.documents)
     measured = evaluation_windows(text, tokenizer, windows, sequence_length, seed, seen)
+    answers = zeroshot.Compared(questions, loaded, tokenizer, dtype, seen)
 
     size = scored_bytes(measured, tokenizer)
     known, made = names_and_pattern(model, loaded)
@@ -109,10 +125,15 @@ def command(
             loaded, found, statistics.tokens, compute, sequential=sequential, report=progress
         )
         dense = comparison.measure_dense(measured)
+        answers.ask("dense", progress)
         for one in patterns:
             first: TextLoss | None = None
-            for name, recipe in zip(names, recipes, strict=True):
-                outcome = comparison.measure(f"{name} {one}", recipe, one, measured)
+            for name, recipe in chosen:
+                step = name if recipe.update == "none" else f"{name}, {recipe.update}"
+                label = f"{step} {one}"
+                with comparison.pruned(label, recipe, one) as pruning_seconds:
+                    outcome = comparison.outcome(label, measured, pruning_seconds)
+                    answers.ask(label, progress)
                 change = None
                 if first is not None:
                     change = paired_interval(outcome.loss.losses, first.losses, seed=seed).to_json()
@@ -122,6 +143,7 @@ def command(
                         "metric": name,
                         "expression": recipe.expression,
                         "group": inputs.shown_group(recipe, one),
+                        "update": recipe.update,
                         "pattern": str(one),
                         "sparsity": outcome.sparsity,
                         "perplexity": outcome.loss.perplexity,
@@ -133,6 +155,7 @@ def command(
                         ],
                         "change_vs_first": change,
                         "seconds": outcome.pruning_seconds,
+                        **answers.to_json(label),
                     }
                 )
     settings: dict[str, Any] = {
@@ -146,6 +169,7 @@ def command(
         "seed": seed,
         "selection": asdict(selection),
         "compute": str(compute),
+        **answers.settings(),
     }
     document = {
         "model": model,
@@ -153,6 +177,7 @@ def command(
             "perplexity": dense.perplexity,
             "bits_per_byte": dense.bits_per_byte(size),
             "published": [each.to_json() for each in published if each.pattern == DENSE],
+            **answers.to_json("dense"),
         },
         "rows": rows,
         "settings": settings,
@@ -161,6 +186,7 @@ def command(
         emit(document)
         return
     _print(document, inputs.described(settings["calibration"]))
+    answers.show()
 
 
 def _print(document: dict[str, Any], calibration: str) -> None:
@@ -176,13 +202,14 @@ def _print(document: dict[str, Any], calibration: str) -> None:
     dense = document["dense"]
     measured = [dense, *document["rows"]]
     comparable = any(row["published"] for row in measured)
-    rows: list[tuple[object, ...]] = [("dense", "", "", "", *_perplexities(dense), "", "")]
+    rows: list[tuple[object, ...]] = [("dense", "", "", "", "", *_perplexities(dense), "", "")]
     for row in document["rows"]:
         change = row["change_vs_first"]
         rows.append(
             (
                 row["metric"],
                 row["group"],
+                row["update"],
                 row["pattern"],
                 f"{row['sparsity']:.2%}",
                 *_perplexities(row),
@@ -192,8 +219,8 @@ def _print(document: dict[str, Any], calibration: str) -> None:
                 f"{row['seconds']:.1f}",
             )
         )
-    columns: tuple[str, ...] = ("metric", "group", "pattern", "sparsity", "perplexity")
-    columns += ("bits a byte", f"vs {document['rows'][0]['metric']}", "seconds")
+    columns: tuple[str, ...] = ("metric", "group", "update", "pattern", "sparsity")
+    columns += ("perplexity", "bits a byte", f"vs {document['rows'][0]['metric']}", "seconds")
     if comparable:
         columns += ("published",)
         rows = [(*row, _published(each)) for row, each in zip(rows, measured, strict=True)]

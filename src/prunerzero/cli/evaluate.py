@@ -1,4 +1,4 @@
-"""``prunerzero evaluate``: perplexity of a model on texts, alone or beside the dense model's."""
+"""``prunerzero evaluate``: perplexity and zero-shot accuracy, alone or beside the dense model's."""
 
 from __future__ import annotations
 
@@ -6,8 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
-from prunerzero.cli import inputs
-from prunerzero.cli.common import Device, Dtype, Json, Progress, Seed, emit, print_table
+from prunerzero.cli import inputs, zeroshot
+from prunerzero.cli.common import (
+    AllowPickle,
+    Device,
+    Dtype,
+    Json,
+    Progress,
+    Seed,
+    emit,
+    print_table,
+)
 from prunerzero.errors import InputError
 
 TEXT_HELP = "Named source (its held-out documents) or file (whole); repeatable."
@@ -17,6 +26,8 @@ WINDOWS, DEEP_WINDOWS = 32, 8
 def command(
     model: inputs.Model,
     text: Annotated[list[str] | None, typer.Option("--text", help=TEXT_HELP)] = None,
+    tasks: zeroshot.Tasks = None,
+    limit: zeroshot.Limit = None,
     deep: Annotated[
         bool,
         typer.Option("--deep", help="Predictions, blocks and writing beside the dense model's."),
@@ -26,7 +37,7 @@ def command(
         typer.Option(
             "--against",
             metavar="DENSE",
-            help="Model to measure on the same windows; with --deep, default: the one pruned.",
+            help="Model to measure too; with --deep or --tasks, default: the one pruned.",
         ),
     ] = None,
     calibration: Annotated[
@@ -49,16 +60,19 @@ def command(
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
+    allow_pickle: AllowPickle = False,
     json: Json = False,
 ) -> None:
-    """Measure a model's perplexity on token windows of texts (default: wikipedia)."""
+    """Measure perplexity on texts (default, without --tasks: wikipedia), and zero-shot accuracy."""
     from prunerzero.data.bundled import DOMAINS
     from prunerzero.models.names import check_model_name
     from prunerzero.pruning.checkpoint import refuse_seen, seen_documents
 
-    texts = text or (list(DOMAINS) if deep else ["wikipedia"])
+    texts = text or (list(DOMAINS) if deep else [] if tasks else ["wikipedia"])
     check_model_name(model)
     dense_name = _dense_name(model, against) if deep else against
+    if tasks:
+        dense_name = dense_name or zeroshot.dense_name(model)
     if dense_name is not None:
         check_model_name(dense_name)
     seen = seen_documents(model)
@@ -66,11 +80,14 @@ def command(
         refuse_seen(name, seen)
     if deep:
         inputs.check_calibration(calibration)
+    questions = zeroshot.prepare(tasks, limit, dense_name, seen) if tasks else None
 
-    loaded, tokenizer = inputs.load_quietly(model, device, dtype)
+    loaded, tokenizer = inputs.load_quietly(inputs.loadable(model, allow_pickle), device, dtype)
     dense: Any = None
+    dense_tokenizer: Any = None
     if dense_name is not None:
-        dense = inputs.load_quietly(dense_name, device, dtype)[0]
+        dense_source = inputs.loadable(dense_name, allow_pickle)
+        dense, dense_tokenizer = inputs.load_quietly(dense_source, device, dtype)
     from prunerzero.cli.deep import print_deep
     from prunerzero.cli.published import names_and_pattern, print_published, published_beside
     from prunerzero.evaluation.deep import evaluate_deep
@@ -98,17 +115,25 @@ def command(
     published = {
         name: published_beside(names, name, sequence_length, pattern) for name in evaluation.losses
     }
+    answers = None
+    if questions is not None:
+        answers = questions.ask(loaded, tokenizer, dense, dense_tokenizer, dtype)
     if json:
         emit(
             {
                 "model": model,
                 "against": dense_name,
                 **(found or evaluation).to_json(),
+                **(answers.to_json() if answers else {}),
                 "published": {
                     name: [each.to_json() for each in values] for name, values in published.items()
                 },
             }
         )
+        return
+    if answers is not None:
+        answers.show(model)
+    if not texts:
         return
     settings = evaluation.settings
     print(f"{model}: windows of {sequence_length} tokens, seed {seed}, {settings['compute']}\n")

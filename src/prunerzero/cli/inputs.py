@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunerzero.cli.common import note, prepare_output
-from prunerzero.errors import InputError
+from prunerzero.errors import InputError, PrunerZeroWarning
 from prunerzero.models.names import converted_directory, gguf_file
 from prunerzero.models.selection import Selection
 
@@ -67,6 +67,19 @@ def load_quietly(name: str, device: str | None, dtype: str | None) -> tuple[Any,
     return load_model(name, device=device, dtype="float32" if dtype == "float32" else None)
 
 
+def loadable(name: str, allow_pickle: bool) -> str:
+    """The model to load: the one named, or the conversion of its pickle files if that is allowed.
+
+    Raises:
+        InputError: These are damaged, or hold more than tensors.
+    """
+    if not allow_pickle:
+        return name
+    from prunerzero.models.pickled import without_pickle
+
+    return without_pickle(name)
+
+
 def announce(name: str) -> None:
     """Says that a model is being loaded, and keeps the libraries' own output off the console."""
     gguf = gguf_file(name)
@@ -76,6 +89,8 @@ def announce(name: str) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+        warnings.simplefilter("default", PrunerZeroWarning)
+        warnings.showwarning = lambda message, *_, **__: note(f"prunerzero: warning: {message}")
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -114,7 +129,9 @@ def shown_group(recipe: Recipe, pattern: Pattern) -> str:
     return "-" if pattern.is_nm else recipe.group
 
 
-def one_recipe(metric: str | None, recipe: str | None, group: str | None) -> Recipe:
+def one_recipe(
+    metric: str | None, recipe: str | None, group: str | None, update: str | None = None
+) -> Recipe:
     """The recipe behind ``--metric`` or ``--recipe``.
 
     Raises:
@@ -123,11 +140,15 @@ def one_recipe(metric: str | None, recipe: str | None, group: str | None) -> Rec
     from prunerzero.recipe import Recipe
 
     if metric is not None and recipe is None:
-        return Recipe.from_text(metric, group)
-    if recipe is not None and metric is None:
-        loaded = Recipe.load(recipe)
-        return loaded.with_group(group) if group else loaded
-    raise InputError("give either --metric (a name, an expression or a JSON file) or --recipe FILE")
+        chosen = Recipe.from_text(metric, group)
+    elif recipe is not None and metric is None:
+        chosen = Recipe.load(recipe)
+        chosen = chosen.with_group(group) if group else chosen
+    else:
+        raise InputError(
+            "give either --metric (a name, an expression or a JSON file) or --recipe FILE"
+        )
+    return chosen.with_update(update) if update else chosen
 
 
 def described(calibration: dict[str, Any] | None) -> str:

@@ -8,6 +8,7 @@ import typer
 
 from prunerzero.cli import inputs
 from prunerzero.cli.common import (
+    AllowPickle,
     Blocks,
     Calibration,
     Device,
@@ -22,6 +23,7 @@ from prunerzero.cli.common import (
     Seed,
     SequenceLength,
     Sequential,
+    Update,
     emit,
     note,
     print_table,
@@ -44,6 +46,7 @@ def command(
     samples: Samples = 16,
     sequence_length: SequenceLength = 512,
     group: Group = None,
+    update: Update = None,
     sequential: Sequential = True,
     seed: Seed = 0,
     device: Device = None,
@@ -60,17 +63,19 @@ def command(
             show_default=False,
         ),
     ] = None,
+    allow_pickle: AllowPickle = False,
     json: Json = False,
 ) -> None:
     """Prune a model and save it as a Hugging Face checkpoint."""
     from prunerzero.models.names import check_model_name
     from prunerzero.pruning.pattern import Pattern
 
-    chosen = inputs.one_recipe(metric, recipe, group)
+    chosen = inputs.one_recipe(metric, recipe, group, update)
     wanted = Pattern.parse(pattern)
     check_model_name(model)
     inputs.check_calibration(calibration)
-    directory, streamed = inputs.prepare_pruning(model, output, stream)
+    source = inputs.loadable(model, allow_pickle)
+    directory, streamed = inputs.prepare_pruning(source, output, stream)
 
     with Progress() as progress:
         options: dict[str, Any] = {
@@ -84,12 +89,12 @@ def command(
             "report": progress,
         }
         if streamed:
-            inputs.announce(model)
+            inputs.announce(source)
             from prunerzero.streaming import prune_streamed
 
-            result = prune_streamed(model, directory, chosen, wanted, device=device, **options)
+            result = prune_streamed(source, directory, chosen, wanted, device=device, **options)
         else:
-            loaded, tokenizer = inputs.load_quietly(model, device, dtype)
+            loaded, tokenizer = inputs.load_quietly(source, device, dtype)
             require_space(directory, sum(p.nbytes for p in loaded.parameters()))
             from prunerzero.pruning.checkpoint import save_checkpoint
             from prunerzero.pruning.pruner import prune
@@ -102,6 +107,7 @@ def command(
         "model": model,
         "expression": chosen.expression,
         "group": inputs.shown_group(chosen, wanted),
+        "update": chosen.update,
         "pattern": str(wanted),
         "sparsity": result.sparsity,
         "coverage": result.coverage,
@@ -119,6 +125,7 @@ def command(
         ("model", model),
         ("metric", chosen.expression),
         ("group", document["group"]),
+        ("update", chosen.update),
         ("pattern", wanted),
         ("calibration", inputs.described(result.settings["calibration"])),
         ("statistics", "sequential" if sequential else "one-shot"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,8 +13,8 @@ import typer
 
 from prunerzero.cli import inputs
 from prunerzero.cli.common import (
+    AllowPickle,
     Blocks,
-    Calibration,
     Device,
     Dtype,
     Exclude,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from prunerzero.evolution import SearchResult, Status
+    from prunerzero.pruning.pattern import Pattern
     from prunerzero.recipe import Recipe
 
 PLAIN_INTERVAL = 15.0  # seconds between two plain lines without news
@@ -42,7 +45,9 @@ PLAIN_INTERVAL = 15.0  # seconds between two plain lines without news
 
 def command(
     model: inputs.Model,
-    pattern: Annotated[str, typer.Option("--pattern", help="50%, 2:4, ...")],
+    pattern: Annotated[
+        list[str], typer.Option("--pattern", help="50%, 2:4, ...; repeatable: all at once.")
+    ],
     study: Annotated[Path, typer.Option("--study", help="File of the search; goes on if there.")],
     budget: Annotated[
         str | None,
@@ -67,14 +72,35 @@ def command(
         list[str] | None,
         typer.Option("--guess", help="A metric or recipe of your own to start from; repeatable."),
     ] = None,
-    calibration: Calibration = "wikipedia",
+    also: Annotated[
+        list[str] | None,
+        typer.Option("--also", metavar="MODEL", help="A model to search for too; repeatable."),
+    ] = None,
+    objective: Annotated[
+        Literal["mean", "worst"],
+        typer.Option("--objective", help="Of several models, patterns or texts: what counts."),
+    ] = "mean",
+    fitness: Annotated[
+        Literal["kl", "loss"],
+        typer.Option(
+            "--fitness", help="Divergence from the dense model, or log perplexity on the text."
+        ),
+    ] = "kl",
+    calibration: Annotated[
+        list[str],
+        typer.Option(
+            "--calibration",
+            metavar="SOURCE",
+            help="Text, name or file, cut into four splits; repeatable: all at once.",
+        ),
+    ] = ["wikipedia"],  # noqa: B006  typer copies it
     samples: Samples = 16,
     sequence_length: SequenceLength = 512,
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
     blocks: Blocks = "",
-    include: Include = [],  # noqa: B006  typer copies it
+    include: Include = [],  # noqa: B006
     exclude: Exclude = [],  # noqa: B006
     min_coverage: MinCoverage = MIN_COVERAGE,
     stream: Annotated[
@@ -85,51 +111,56 @@ def command(
             show_default=False,
         ),
     ] = None,
+    allow_pickle: AllowPickle = False,
     json: Json = False,
 ) -> None:
     """Search for a pruning recipe; the same command goes on with an interrupted search."""
-    from prunerzero.data.sources import load_documents
-    from prunerzero.data.splits import split_documents
     from prunerzero.evolution.settings import (
         PAPER_ITERATIONS,
         PAPER_POPULATION,
         Budget,
         check_preset,
+        check_targets,
     )
     from prunerzero.models.names import check_model_name
     from prunerzero.pruning.checkpoint import seen_documents
     from prunerzero.pruning.pattern import Pattern
     from prunerzero.recipe import Recipe
-    from prunerzero.streaming.decision import reason_to_search_streamed
 
-    parsed = Pattern.parse(pattern)
+    models = [model, *(also or ())]
+    patterns = [Pattern.parse(text) for text in pattern]
     guesses = [Recipe.from_text(text) for text in guess or ()]
     limits = Budget.parse(budget, candidates)
     if budget is None and candidates is None:
         published = Budget(proposals=PAPER_POPULATION + PAPER_ITERATIONS)
         limits = published if preset == "paper" else Budget.parse("10m")
-    check_preset(preset, parsed, genome, bool(guesses))
-    check_model_name(model)
-    if seen_documents(model):
-        raise InputError(f"model '{model}': is pruned already; search on the dense model")
-    split_documents(load_documents(calibration))
+    check_preset(preset, patterns, genome, bool(guesses), fitness)
+    for name in models:
+        check_model_name(name)
+        if seen_documents(name):
+            raise InputError(f"model '{name}': is pruned already; search on the dense model")
+    check_targets(models, patterns, calibration, objective, preset)
     _check_study(study)
-    if stream is None and (reason := reason_to_search_streamed(model, study)):
+    models = [inputs.loadable(name, allow_pickle) for name in models]
+    if stream is None and (reason := _reason_to_stream(models, study)):
         note(reason)
         stream = True
 
-    inputs.announce(model)
+    for name in models:
+        inputs.announce(name)
     from prunerzero.evolution.runner import search
 
     with _Console() as console:
         try:
             result = search(
-                model,
-                parsed,
+                models,
+                patterns,
                 study=study,
                 budget=limits,
                 preset=preset,
                 genome=genome,
+                objective=objective,
+                fitness=fitness,
                 guesses=guesses,
                 calibration=calibration,
                 samples=samples,
@@ -144,19 +175,27 @@ def command(
             )
         except KeyboardInterrupt:
             console.stop()
-            note(f"interrupted; everything measured is in {study}: the same command goes on")
+            note(f"everything measured is in {study}: the same command goes on")
             raise
     if json:
         emit(result.to_json())
     else:
-        _print(result, model, str(parsed), samples, sequence_length, calibration, seed)
+        _print(result, models, patterns, samples, sequence_length, calibration, seed)
+
+
+def _reason_to_stream(models: Sequence[str], study: Path) -> str | None:
+    """Why to stream, in one line: one model that must be has all streamed."""
+    from prunerzero.streaming.decision import reason_to_search_streamed
+
+    reasons = (reason_to_search_streamed(name, study) for name in models)
+    return next((reason for reason in reasons if reason), None)
 
 
 def _check_study(path: Path) -> None:
     """Finds an unusable study file before the model is loaded."""
     from prunerzero.study import Study
 
-    if path.exists():
+    if os.path.lexists(path):  # `Path` raises for names that are too long
         Study.open(path).close()
 
 
@@ -273,19 +312,45 @@ def _allocation(recipe: Recipe) -> list[tuple[str, str]]:
 
 def _print(
     result: SearchResult,
-    model: str,
-    pattern: str,
+    models: Sequence[str],
+    patterns: Sequence[Pattern],
     samples: int,
     sequence_length: int,
-    calibration: str,
+    calibrations: Sequence[str],
     seed: int,
 ) -> None:
-    document = result.to_json()
+    from prunerzero.evolution.closing import closing_json
+
     print(
-        f"\n{model} at {pattern}, held-out {calibration}, context {sequence_length}; sequential "
+        f"\n{', '.join(models)} at {', '.join(map(str, patterns))}, held-out "
+        f"{', '.join(calibrations)}, context {sequence_length}; sequential "
         f"pruning calibrated on {samples} windows for every method; seed {seed}\n"
     )
-    nm = ":" in pattern
+    nm = all(pattern.is_nm for pattern in patterns)
+    for name, closing in result.closings.items():
+        if name:
+            print(f"{name}:\n")
+        best = {
+            "group": result.best.group,
+            "heldout_perplexity": closing.best.loss.perplexity,
+        }
+        _print_table(closing_json(closing), best, nm)
+        print()
+    timings = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.timings.items())
+    readings = result.heldout_readings
+    for name, text in [*result.best.formulas.items(), *_allocation(result.best)]:
+        print(f"{name or 'formula':<12} {text}")
+    print(f"recipe       {result.recipe_path}")
+    if result.nm_recipe_path is not None:
+        print(f"for N:M      {result.nm_recipe_path}")
+    print(
+        f"{result.candidates} candidates; {timings}"
+        + (f"\nheld-out text has been read {readings} times in this study" if readings > 1 else "")
+    )
+
+
+def _print_table(document: dict[str, Any], best: dict[str, Any], nm: bool) -> None:
+    """The closing table of one target; comparison groups mean nothing if all patterns are N:M."""
     rows: list[tuple[object, ...]] = []
 
     def add(name: str, entry: dict[str, Any]) -> None:
@@ -306,15 +371,5 @@ def _print(
         add("wanda, found allocation", document["wanda_under_found_allocation"])
     if document["formula_alone"]:
         add("best single formula", document["formula_alone"])
-    add("best found", document["best"])
+    add("best found", best)
     print_table(("recipe", "group", "perplexity", "best found against it (95 %)"), rows)
-    timings = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.timings.items())
-    readings = result.heldout_readings
-    print()
-    for name, text in [*result.best.formulas.items(), *_allocation(result.best)]:
-        print(f"{name or 'formula':<12} {text}")
-    print(
-        f"recipe       {result.recipe_path}\n"
-        f"{result.candidates} candidates; {timings}"
-        + (f"\nheld-out text has been read {readings} times in this study" if readings > 1 else "")
-    )

@@ -1,4 +1,4 @@
-"""``prunerzero study``: look into, check and export a study."""
+"""``prunerzero study``: look into, check, export and merge studies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Group(DefaultGroup):
     default = "show"
 
 
-command = typer.Typer(cls=_Group, help="Look into, check and export a study.")
+command = typer.Typer(cls=_Group, help="Look into, check, export and merge studies.")
 
 
 @command.command()
@@ -120,6 +120,25 @@ def export(
         return
     with atomic_path(output) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
+
+
+@command.command()
+def merge(
+    studies: Annotated[list[Path], typer.Argument(metavar="STUDY...", help="Two or more.")],
+    output: Annotated[Path, typer.Option("--output", help="The study to make.")],
+    json: Json = False,
+) -> None:
+    """Make one study of several with the same settings; these stay as they are."""
+    from prunerzero.study import merge as merge_studies
+
+    merged = merge_studies(studies, output)
+    if json:
+        emit({"study": str(output.absolute()), **merged._asdict()})
+        return
+    print(
+        f"{output}: {merged.candidates} candidates; left out: {merged.repeated} that were there "
+        f"already, {merged.pending} that nobody measured"
+    )
 
 
 def _ladder_rows(ladder: Ladder) -> list[tuple[str, Any]]:

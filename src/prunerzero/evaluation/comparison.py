@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from prunerzero.data.windows import Windows
@@ -70,6 +73,7 @@ class Comparison:
         compute: device and precision.
         sequential: as in `prunerzero.prune`.
         report: called with a step's name, the parts done and their number.
+        dense: copies of the dense weights, by default made now.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class Comparison:
         *,
         sequential: bool = True,
         report: Report = silent,
+        dense: DenseWeights | None = None,
     ) -> None:
         self.model = model
         self.blocks = blocks
@@ -88,9 +93,9 @@ class Comparison:
         self.compute = compute
         self.sequential = sequential
         self.report = report
-        self.dense = DenseWeights(matrix for block in blocks for matrix in block.matrices)
+        self.dense = dense or DenseWeights(matrix for block in blocks for matrix in block.matrices)
         self.mixture = is_mixture(matrix for block in blocks for matrix in block.matrices)
-        self._masks: dict[str, dict[str, Tensor]] = {}
+        self._pruned: dict[str, dict[str, Tensor]] = {}  # masks, or weights where they are new
 
     def measure_dense(self, windows: Windows) -> TextLoss:
         """Loss of the dense model."""
@@ -112,8 +117,29 @@ class Comparison:
             recipe: what to prune by.
             pattern: what may be zero.
             windows: what to measure on.
-            remember: keep the masks, a byte a weight, so that the same recipe is not pruned again
-                to be measured on other windows.
+            remember: keep the masks, a byte a weight, or updated weights, so that the same recipe
+                is not pruned again to be measured on other windows.
+
+        Raises:
+            InputError: as `prunerzero.prune`.
+        """
+        with self.pruned(name, recipe, pattern, remember=remember) as seconds:
+            return self.outcome(name, windows, seconds)
+
+    @contextmanager
+    def pruned(
+        self, name: str, recipe: Recipe, pattern: Pattern, *, remember: bool = False
+    ) -> Iterator[float]:
+        """Prunes the model, for whatever is to be measured on it, and restores it afterwards.
+
+        Args:
+            name: what progress reports call it.
+            recipe: what to prune by.
+            pattern: what may be zero.
+            remember: as for `measure`.
+
+        Yields:
+            How many seconds the pruning took.
 
         Raises:
             InputError: as `prunerzero.prune`.
@@ -123,9 +149,13 @@ class Comparison:
         matrices = [matrix for block in self.blocks for matrix in block.matrices]
         began = time.perf_counter()
         try:
-            if key in self._masks:
+            if key in self._pruned:
                 for matrix in matrices:
-                    self.dense.write_masked(matrix, self._masks[key][matrix.name])
+                    kept = self._pruned[key][matrix.name]
+                    if kept.dtype is torch.bool:
+                        self.dense.write_masked(matrix, kept)
+                    else:
+                        matrix.weight.copy_(kept)
             else:
                 prune_blocks(
                     self.model,
@@ -139,12 +169,18 @@ class Comparison:
                     lambda step, done, total: self.report(f"{name}: {step}", done, total),
                 )
             if remember:
-                self._masks[key] = {matrix.name: matrix.weight != 0 for matrix in matrices}
-            seconds = time.perf_counter() - began
-            loss = self._loss(name, windows)
-            return Outcome(loss, overall_sparsity(matrix_results(self.blocks)), seconds)
+                self._pruned[key] = {
+                    matrix.name: matrix.weight.clone() if recipe.new_values else matrix.weight != 0
+                    for matrix in matrices
+                }
+            yield time.perf_counter() - began
         finally:
             self.dense.restore()
+
+    def outcome(self, name: str, windows: Windows, seconds: float) -> Outcome:
+        """Measures the model as it is now: inside `pruned`, the pruned one."""
+        loss = self._loss(name, windows)
+        return Outcome(loss, overall_sparsity(matrix_results(self.blocks)), seconds)
 
     def _loss(self, name: str, windows: Windows) -> TextLoss:
         return measure_loss(

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from prunerzero.lazy import attributes_on_demand
 
 if TYPE_CHECKING:
-    from prunerzero.evolution.runner import SearchResult, Status
+    from prunerzero.evolution.result import SearchResult
+    from prunerzero.evolution.runner import Status
     from prunerzero.evolution.settings import Budget
 
 __all__ = ["Budget", "SearchResult", "Status", "search"]
@@ -20,7 +21,7 @@ __getattr__ = attributes_on_demand(
     __name__,
     {
         "Budget": "settings",
-        "SearchResult": "runner",
+        "SearchResult": "result",
         "Status": "runner",
         "search": "runner",
     },

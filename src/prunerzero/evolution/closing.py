@@ -14,8 +14,10 @@ from prunerzero.data.splits import Split
 from prunerzero.data.windows import Windows
 from prunerzero.evaluation.comparison import Measures
 from prunerzero.evaluation.perplexity import Interval, TextLoss, paired_interval
-from prunerzero.evolution.masking import Masker
+from prunerzero.evolution.masking import Masker, Maskers, under
+from prunerzero.evolution.objective import combine
 from prunerzero.evolution.population import Individual
+from prunerzero.evolution.settings import Objective
 from prunerzero.metric import Metric
 from prunerzero.pruning.allocation import UniformAllocation
 from prunerzero.pruning.pattern import Pattern
@@ -83,6 +85,7 @@ class Closer:
         pattern: what may be zero.
         validation: windows that choose the winner.
         heldout: windows that nothing but the final table reads.
+        target: what tells this model, pattern and text from the search's others.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class Closer:
         pattern: Pattern,
         validation: Windows,
         heldout: Windows,
+        target: str = "",
     ) -> None:
         validation.require(Split.VALIDATION)
         heldout.require(Split.HELDOUT)
@@ -100,15 +104,27 @@ class Closer:
         self._pattern = pattern
         self._validation = validation
         self._heldout = heldout
+        self.target = target
 
-    def close(self, finalists: Sequence[Individual], formula: Individual | None = None) -> Closing:
-        """Measures finalists, winner, the best single formula and baselines."""
-        ranked = sorted(
-            ((finalist, self._validated(finalist)) for finalist in finalists),
-            key=lambda pair: pair[1].loss.mean,
-        )
-        winner = ranked[0][0]
-        self._study.add_event("heldout", {"winner": winner.id, "windows": self._heldout.hash})
+    @property
+    def windows(self) -> str:
+        """Hash of the held-out windows."""
+        return self._heldout.hash
+
+    def validate(self, name: str, recipe: Recipe, candidate: int | None = None) -> Reading:
+        """Measures on validation text."""
+        return self._measured(name, recipe, self._validation, candidate)
+
+    def finish(
+        self, finalists: Sequence[tuple[Individual, Reading]], formula: Individual | None
+    ) -> Closing:
+        """Measures winner, the best single formula and baselines on held-out text.
+
+        Args:
+            finalists: with their validation readings; the first is the winner.
+            formula: the best single formula.
+        """
+        winner = finalists[0][0]
         best = self._read(f"candidate {winner.id}", winner.recipe, winner.id)
         dense = self._read("dense", None)
         baselines = tuple(
@@ -116,9 +132,9 @@ class Closer:
             for recipe in zoo.published(mixture=self._comparison.mixture)
         )
         reallocated = None
-        if winner.recipe.allocation.key() != UniformAllocation().key():
-            wanda = Recipe.named("wanda")
-            recipe = wanda.model_copy(update={"allocation": winner.recipe.allocation})
+        allocation = under(winner.recipe, self._pattern).allocation
+        if allocation.key() != UniformAllocation().key():
+            recipe = Recipe.named("wanda").model_copy(update={"allocation": allocation})
             if recipe.key(self._pattern) == winner.recipe.key(self._pattern):
                 reallocated = Reading(UNDER_FOUND_ALLOCATION, recipe, best.loss)
             else:
@@ -134,16 +150,12 @@ class Closer:
             dense=dense,
             baselines=baselines,
             wanda_reallocated=reallocated,
-            finalists=tuple(ranked),
+            finalists=tuple(finalists),
             formula=formula,
             formula_alone=alone,
             intervals=_against(best, others),
             formula_intervals=_against(alone, others) if alone else {},
         )
-
-    def _validated(self, finalist: Individual) -> Reading:
-        name = f"candidate {finalist.id}"
-        return self._measured(name, finalist.recipe, self._validation, finalist.id)
 
     def _read(self, name: str, recipe: Recipe | None, candidate: int | None = None) -> Reading:
         return self._measured(name, recipe, self._heldout, candidate)
@@ -152,8 +164,11 @@ class Closer:
         self, name: str, recipe: Recipe | None, windows: Windows, candidate: int | None
     ) -> Reading:
         purpose: Purpose = "heldout" if windows is self._heldout else "validation"
+        label = f"{name}, {self.target}" if self.target else name
+        if recipe is not None:
+            recipe = under(recipe, self._pattern)
         for known in self._study.measurements(purpose):
-            if known.name == name and known.windows == windows.hash:
+            if known.name == label and known.windows == windows.hash:
                 return Reading(name, recipe, TextLoss(tuple(known.data["losses"]), known.tokens))
         began = time.perf_counter()
         if recipe is None:
@@ -161,13 +176,13 @@ class Closer:
         else:
             # A finalist's masks serve again if it wins.
             final = purpose == "validation"
-            step = f"{purpose}, {name}"
+            step = f"{purpose}, {label}"
             outcome = self._comparison.measure(step, recipe, self._pattern, windows, remember=final)
             loss = outcome.loss
         self._study.add_measurement(
             Measurement(
                 candidate_id=candidate,
-                name=name,
+                name=label,
                 purpose=purpose,
                 windows=windows.hash,
                 tokens=loss.tokens,
@@ -179,17 +194,61 @@ class Closer:
         return Reading(name, recipe, loss)
 
 
+def close(
+    study: Study,
+    closers: Sequence[Closer],
+    finalists: Sequence[Individual],
+    formula: Individual | None = None,
+    objective: Objective = "mean",
+) -> list[Closing]:
+    """Chooses the winner on all targets' validation text, and takes each one's closing table.
+
+    Args:
+        study: where the reading of held-out text is noted.
+        closers: one for each target.
+        finalists: the candidates to choose from.
+        formula: the best candidate that is one formula under uniform allocation.
+        objective: how targets are combined: the mean loss, or that which is worst against Wanda's.
+    """
+    readings = [
+        [closer.validate(f"candidate {one.id}", one.recipe, one.id) for closer in closers]
+        for one in finalists
+    ]
+    origins = [0.0] * len(closers)
+    if objective == "worst":  # as in the fitness, where targets are set off against Wanda
+        origins = [closer.validate("wanda", Recipe.named("wanda")).loss.mean for closer in closers]
+
+    def height(finalist: int) -> float:
+        losses = [reading.loss.mean for reading in readings[finalist]]
+        above = [loss - origin for loss, origin in zip(losses, origins, strict=True)]
+        return combine(above, objective)
+
+    order = sorted(range(len(finalists)), key=height)
+    hashes = " ".join(dict.fromkeys(closer.windows for closer in closers))
+    study.add_event("heldout", {"winner": finalists[order[0]].id, "windows": hashes})
+    return [
+        closer.finish([(finalists[one], readings[one][target]) for one in order], formula)
+        for target, closer in enumerate(closers)
+    ]
+
+
 def _against(reading: Reading, others: Sequence[Reading]) -> dict[str, Interval]:
     """The change in held-out perplexity against each of the others, by name."""
     return {other.name: paired_interval(reading.loss.losses, other.loss.losses) for other in others}
 
 
-def best_formula(individuals: Sequence[Individual], pattern: Pattern) -> Individual | None:
+def best_formula(
+    individuals: Sequence[Individual], key: Callable[[Recipe], str]
+) -> Individual | None:
     """The best individual that is one formula under uniform allocation.
 
     None if that is a published one, which the closing measures anyway.
+
+    Args:
+        individuals: evaluated candidates.
+        key: equal for recipes that prune alike (`Maskers.key`).
     """
-    published = {recipe.key(pattern) for recipe in zoo.published(mixture=True)}
+    published = {key(recipe) for recipe in zoo.published(mixture=True)}
     alone = [
         individual
         for individual in individuals
@@ -197,13 +256,13 @@ def best_formula(individuals: Sequence[Individual], pattern: Pattern) -> Individ
         and individual.recipe.allocation == UniformAllocation()
     ]
     best = min(alone, key=lambda individual: individual.fitness, default=None)
-    return None if best is None or best.recipe.key(pattern) in published else best
+    return None if best is None or key(best.recipe) in published else best
 
 
 def choose_finalists(
     individuals: Sequence[Individual],
     incumbent: Individual,
-    masker: Masker,
+    masker: Masker | Maskers,
     log_ratio: Callable[[float, float], float],
     count: int = FINALISTS,
 ) -> list[Individual]:

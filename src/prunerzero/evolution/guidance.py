@@ -9,19 +9,23 @@ kind of matrix (`boundary`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from prunerzero.evaluation.divergence import DenseReference, position_kl
+from prunerzero.evaluation.batches import target_losses
+from prunerzero.evaluation.divergence import DenseBatch, DenseReference, position_kl
 from prunerzero.evolution.boundary import nm_slopes, unstructured_slopes
 from prunerzero.evolution.genome import FACTORS
 from prunerzero.evolution.masking import Masker
+from prunerzero.evolution.settings import FitnessKind
 from prunerzero.models.blocks import Matrix
+from prunerzero.pruning.allocation import MatrixShape
 from prunerzero.pruning.pruner import UnusableScores
 from prunerzero.recipe import Recipe
 from prunerzero.threads import for_each
@@ -35,8 +39,9 @@ class Guidance:
     """Derivatives of the divergence at one recipe.
 
     Attributes:
-        divergence: mean KL divergence there, nats a token; 0 where there is none to measure, as
-            scores or predictions are not finite.
+        divergence: what derivatives are divided by to be those of a logarithm: the mean KL
+            divergence there, nats a token; 1 for losses, which are logarithms already; 0 where
+            there is none to measure, as scores or predictions are not finite.
         costs: change for each further weight pruned, by matrix name; empty for N:M patterns.
         slopes: change for a unit of each factor's exponent, by kind of matrix and factor.
     """
@@ -59,7 +64,9 @@ class Guidance:
 Guide = Callable[[Recipe], Guidance]
 
 
-def measure_guidance(masker: Masker, recipe: Recipe, reference: DenseReference) -> Guidance:
+def measure_guidance(
+    masker: Masker, recipe: Recipe, reference: DenseReference, fitness: FitnessKind = "kl"
+) -> Guidance:
     """Derivatives of the divergence at a recipe; noisy, as they come from few tokens.
 
     They are all 0 where the recipe cannot rank weights: a descent may come past such a point.
@@ -68,6 +75,7 @@ def measure_guidance(masker: Masker, recipe: Recipe, reference: DenseReference) 
         masker: pruner of the model; the model is left pruned by ``recipe`` if that can be.
         recipe: where to take the derivatives.
         reference: the dense model's predictions on the windows to use.
+        fitness: ``loss`` for the derivatives of the mean loss instead.
     """
     pattern = masker.pattern
     costs = {} if pattern.is_nm else {matrix.name: 0.0 for matrix in masker.matrices}
@@ -76,7 +84,7 @@ def measure_guidance(masker: Masker, recipe: Recipe, reference: DenseReference) 
         masker.apply(recipe)
     except UnusableScores:
         return Guidance(0.0, costs, slopes)
-    divergence, gradients = _gradients(masker, reference)
+    value, gradients = _gradients(masker, reference, fitness)
     sparsities = masker.sparsities(recipe)
     found: dict[str, tuple[float, list[float]]] = {}
 
@@ -91,7 +99,84 @@ def measure_guidance(masker: Masker, recipe: Recipe, reference: DenseReference) 
             costs[matrix.name] = _finite(cost)
         for name, slope in zip(FACTORS, exponents, strict=True):
             slopes[matrix.kind][name] += _finite(slope)
-    return Guidance(_finite(divergence), costs, slopes)
+    return Guidance(scale(value, fitness), costs, slopes)
+
+
+def mean_guidance(found: Sequence[Guidance], shapes: Sequence[Sequence[MatrixShape]]) -> Guidance:
+    """Derivatives for several targets at once: the means of each one's share of its divergence.
+
+    Divergences of different targets have different sizes, so what is averaged is derivatives of
+    their logarithms. Costs count relative to their own mean, and only where a pattern leaves
+    sparsity free and that mean is positive (else it is noise); a target that could not be measured
+    counts for nothing.
+
+    Args:
+        found: the derivatives on each target, at one recipe.
+        shapes: each target's prunable matrices, of the same kinds everywhere.
+
+    Returns:
+        Costs are of the first target's matrices; those of another model are taken over by kind and
+        relative depth.
+    """
+    divergence = math.fsum(one.divergence for one in found) / len(found)
+    measured = [one for one in found if one.divergence]
+
+    def mean_slope(kind: str, factor: str) -> float:
+        shares = (one.slopes[kind][factor] / one.divergence for one in measured)
+        return divergence * math.fsum(shares) / len(found)
+
+    slopes = {
+        kind: {factor: mean_slope(kind, factor) for factor in factors}
+        for kind, factors in found[0].slopes.items()
+    }
+    relative = [
+        at_depths(_relative(one.costs, own), own, shapes[0])
+        for one, own in zip(found, shapes, strict=True)
+        if one.costs
+    ]
+    costs = {
+        shape.name: math.fsum(one[shape.name] for one in relative) / len(relative)
+        for shape in (shapes[0] if relative else ())
+    }
+    return Guidance(divergence, costs, slopes)
+
+
+def _relative(costs: Mapping[str, float], shapes: Sequence[MatrixShape]) -> dict[str, float]:
+    """Costs as multiples of their mean over weights; all 0 if that is not positive."""
+    sizes = [shape.rows * shape.columns for shape in shapes]
+    total = math.fsum(n * costs[shape.name] for n, shape in zip(sizes, shapes, strict=True))
+    scale = sum(sizes) / total if total > 0 else 0.0
+    return {shape.name: scale * costs[shape.name] for shape in shapes}
+
+
+def at_depths(
+    values: Mapping[str, float], shapes: Sequence[MatrixShape], wanted: Sequence[MatrixShape]
+) -> dict[str, float]:
+    """Takes values of one model's matrices over to another's, by kind and relative depth.
+
+    Matrices of one kind in one block (experts) share the mean of theirs; between blocks values are
+    linear, as those of `CurvesAllocation` are.
+
+    Args:
+        values: by the matrix's name.
+        shapes: the matrices that they are of.
+        wanted: the matrices that values are wanted for; their kinds are among those of ``shapes``.
+    """
+    if [shape.name for shape in shapes] == [shape.name for shape in wanted]:
+        return dict(values)
+    cells: dict[str, dict[float, list[float]]] = {}
+    for shape in shapes:
+        of_kind = cells.setdefault(shape.kind, {})
+        of_kind.setdefault(_depth(shape), []).append(values[shape.name])
+    lines = {
+        kind: (sorted(of_kind), [float(np.mean(of_kind[depth])) for depth in sorted(of_kind)])
+        for kind, of_kind in cells.items()
+    }
+    return {shape.name: float(np.interp(_depth(shape), *lines[shape.kind])) for shape in wanted}
+
+
+def _depth(shape: MatrixShape) -> float:
+    return shape.block / max(1, shape.blocks - 1)
 
 
 def _derivatives(
@@ -120,8 +205,32 @@ def _finite(value: float) -> float:
     return value if math.isfinite(value) else 0.0
 
 
-def _gradients(masker: Masker, reference: DenseReference) -> tuple[float, dict[str, Tensor]]:
-    """The mean KL divergence, and its gradient with respect to every weight, pruned ones too."""
+def scale(value: float, fitness: FitnessKind) -> float:
+    """`Guidance.divergence`, from the mean divergence or loss."""
+    if fitness == "loss" and math.isfinite(value):
+        return 1.0
+    return _finite(value)
+
+
+def mean_value(logits: Tensor, ids: Tensor, dense: DenseBatch, fitness: FitnessKind) -> Tensor:
+    """What is minimised, as a mean over the positions of a batch.
+
+    Args:
+        logits: the pruned model's, float32 ``[batch, length - 1, vocabulary]``.
+        ids: the batch's tokens ``[batch, length]``.
+        dense: the dense model's record of it.
+        fitness: divergence or loss.
+    """
+    normaliser = torch.logsumexp(logits, -1)
+    if fitness == "loss":
+        return target_losses(logits, normaliser, ids[:, 1:]).mean()
+    return position_kl(logits, normaliser, dense).mean()
+
+
+def _gradients(
+    masker: Masker, reference: DenseReference, fitness: FitnessKind
+) -> tuple[float, dict[str, Tensor]]:
+    """The mean divergence or loss, and its gradient by every weight, pruned ones too."""
     total = 0.0
     parameters = dict.fromkeys(matrix.parameter for matrix in masker.matrices)
     for parameter in parameters:
@@ -131,8 +240,8 @@ def _gradients(masker: Masker, reference: DenseReference) -> tuple[float, dict[s
             ids = batch.tokens.to(reference.compute.device)
             with torch.enable_grad(), reference.compute.autocast():
                 logits = masker.model(ids, use_cache=False).logits[:, :-1].float()
-                divergence = position_kl(logits, torch.logsumexp(logits, -1), batch).mean()
-            share = divergence * len(ids) / len(reference.tokens)
+                value = mean_value(logits, ids, batch, fitness)
+            share = value * len(ids) / len(reference.tokens)
             share.backward()
             total += share.item()
         found = {}

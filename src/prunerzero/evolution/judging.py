@@ -9,34 +9,36 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from prunerzero.data.windows import Windows, WindowSampler
-from prunerzero.evaluation.divergence import DenseReference, Divergence
+from prunerzero.data.windows import Windows
+from prunerzero.evaluation.divergence import Divergence
 from prunerzero.evaluation.perplexity import measure_loss
+from prunerzero.evolution.arena import NOTHING_READ, Arena, require_finite
 from prunerzero.evolution.masking import Masker
+from prunerzero.evolution.objective import combine, combined_ratio
 from prunerzero.evolution.rungs import (
     RungPlan,
     Trust,
     beats_incumbent,
-    decisive,
+    data_of,
+    decisive_data,
     is_drawn,
     is_lost,
     is_promoted,
     is_won,
-    log_ratio,
+    join_targets,
     parts,
+    pooled,
 )
+from prunerzero.evolution.settings import Objective
 from prunerzero.models.compute import Compute
-from prunerzero.pruning.pruner import UnusableScores
 from prunerzero.recipe import Recipe
 from prunerzero.study.records import Measurement
 
-__all__ = ["IncumbentJudge", "Judge", "PerplexityJudge", "RungPlan", "Verdict", "log_ratio"]
-
-NOTHING_READ = Divergence((), ())
+__all__ = ["Arena", "IncumbentJudge", "Judge", "PerplexityJudge", "RungPlan", "Verdict"]
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class PerplexityJudge(Judge):
         began = time.perf_counter()
         self._masker.apply(recipe)
         loss = measure_loss(self._masker.model, self._windows, self._compute)
-        _require_finite(loss.mean)
+        require_finite(loss.mean)
         measurement = Measurement(
             purpose="fitness",
             windows=self._windows.hash,
@@ -126,13 +128,14 @@ class IncumbentJudge(Judge):
 
     The fitness is the logarithm of a candidate's mean KL divergence over that of the first
     candidate, chained through the incumbents, so that it means the same whatever windows it was
-    measured on: -0.1 is a divergence 10 % lower than the first candidate's.
+    measured on: -0.1 is a divergence 10 % lower than the first candidate's. Arenas that compare
+    losses give the logarithm of a ratio of perplexities instead. Of several targets it is the mean,
+    or that of the worst.
 
     A candidate that is better than the incumbent on rung 0, or nearly (`Trust` says how nearly), is
     measured on rung 1, whose windows neither has been chosen on. If it wins there by more than
     noise it is confirmed on rung 2, where the plan has one, and becomes the incumbent. Then, and
-    every ``round_length`` candidates, a new round begins: the upper rungs get fresh windows, and
-    those of the old rung 1, where the incumbent's reading is known, serve as rung 0.
+    every ``round_length`` candidates, a new round begins (`Arena`).
 
     Windows are read a few at a time, and a reading ends as soon as the candidate has lost
     (`is_lost`; most lose at the first glance) or has won beyond doubt (`is_won`).
@@ -141,32 +144,23 @@ class IncumbentJudge(Judge):
     away is known.
 
     Args:
-        masker: prunes the model.
-        sampler: draws selection windows.
-        compute: device and precision.
-        plan: sizes of the rungs.
+        arenas: one for each target; all have the same plan.
+        objective: how several targets are combined.
     """
 
-    def __init__(
-        self, masker: Masker, sampler: WindowSampler, compute: Compute, plan: RungPlan
-    ) -> None:
-        self._masker = masker
-        self._sampler = sampler
-        self._compute = compute
-        self._plan = plan
-        self._level = 0.0
-        self._round = 0
+    def __init__(self, arenas: Sequence[Arena], objective: Objective = "mean") -> None:
+        self.arenas = list(arenas)
+        self._objective: Objective = objective
+        self._plan = self.arenas[0].plan
+        self._levels = [0.0] * len(self.arenas)
         self._judged = 0
         self._judged_in_round = 0
         self._trust = Trust()
-        self._pruned_by: Recipe | None = None
-        # By rung, first window and the window after the last.
-        self._references: dict[tuple[int, int, int], DenseReference] = {}
-        self._readings: dict[int, Divergence] = {}
 
     def judge(self, recipe: Recipe) -> Verdict:
         """See `Judge.judge`."""
-        self._pruned_by = None  # others may have used the model since
+        for arena in self.arenas:
+            arena.forget_model()
         if self.incumbent is None:
             return self._first(recipe)
         return self.recall(recipe, self._climb(recipe))
@@ -177,32 +171,32 @@ class IncumbentJudge(Judge):
         if self.incumbent is None:
             self.incumbent = recipe
             return Verdict(0.0, True, tuple(measurements))
-        ratio, _ = decisive(measurements)
-        fitness = self._level + ratio
+        levels = [
+            level + pooled(decisive_data(measurements, arena.name))[0]
+            for level, arena in zip(self._levels, self.arenas, strict=True)
+        ]
+        fitness = combine(levels, self._objective)
         wins = beats_incumbent(measurements)
         self._trust.learn(measurements)
         self._judged_in_round += 1
         if wins:
-            self.incumbent, self._level = recipe, fitness
+            self.incumbent, self._levels = recipe, levels
         if wins or self._judged_in_round >= self._plan.round_length:
-            self._next_round(self._reading_of_challenge(measurements[1]) if wins else None)
+            self._judged_in_round = 0
+            for arena in self.arenas:
+                arena.next_round(data_of(measurements[1], arena.name) if wins else None)
         return Verdict(fitness, wins, tuple(measurements))
-
-    def fresh_reference(self, index: int) -> DenseReference:
-        """The dense model's predictions on windows for gradients, apart from those of the rungs."""
-        self._masker.restore()
-        # Draws of the rungs and of the gradients alternate, so they share no window of an epoch.
-        windows = self._sampler.draw(2 * index + 1, self._plan.page)
-        tokens = windows.tokens[: self._plan.guidance]
-        return DenseReference(self._masker.model, tokens, self._compute)
 
     def _first(self, recipe: Recipe) -> Verdict:
         began = time.perf_counter()
-        reading = NOTHING_READ
-        for windows in parts(self._plan.screening, self._plan):
-            reading += self._read(recipe, 0, len(reading.kl), windows)
-        self._readings[0] = reading
-        return self.recall(recipe, [self._measurement(reading, 0, None, began, {})])
+        parts_read = []
+        for arena in self._in_turn():
+            reading = NOTHING_READ
+            for windows in parts(self._plan.screening, self._plan):
+                reading += arena.read(recipe, 0, len(reading.kl), windows)
+            arena.keep(0, reading)
+            parts_read.append(arena.measurement(reading, 0, None, {}))
+        return self.recall(recipe, [self._joined(parts_read, {}, began)])
 
     def _climb(self, recipe: Recipe) -> list[Measurement]:
         """Measures from rung 0 upwards: as far as the candidate gets, or to the top if drawn."""
@@ -220,110 +214,56 @@ class IncumbentJudge(Judge):
         return climbed
 
     def _race(self, recipe: Recipe, rung: int, notes: dict[str, Any]) -> Measurement:
-        """Reads a rung's windows, part by part, until all are read or there is nothing to add."""
+        """Reads a rung's windows, part by part, until all are read or there is nothing to add.
+
+        Every part is read on all targets before anything is decided.
+        """
         assert self.incumbent is not None
         began = time.perf_counter()
-        reading = incumbents = NOTHING_READ
-        whole = len(self._windows(rung))
+        whole = len(self.arenas[0].windows(rung))
+        readings = [NOTHING_READ] * len(self.arenas)
+        incumbents = list(readings)
+        ratio = error = 0.0
         for windows in parts(whole, self._plan):
-            known = self._readings.get(rung, NOTHING_READ)
-            if len(known.kl) < windows:
-                known += self._read(self.incumbent, rung, len(known.kl), windows)
-                self._readings[rung] = known
-            incumbents = known.first(windows)
-            reading += self._read(recipe, rung, len(reading.kl), windows)
-            ratio, error = log_ratio(reading.kl, incumbents.kl)
+            for i, arena in enumerate(self._in_turn()):
+                incumbents[i] = arena.read_incumbent(self.incumbent, rung, windows)
+                readings[i] += arena.read(recipe, rung, len(readings[i].kl), windows)
+            ratio, error = self._compared(rung, readings, incumbents)
             glance = windows == self._plan.glance
             share = windows / whole if rung == 1 else 0.0
             if is_lost(ratio, error, self._trust.slack, glance=glance, share=share):
                 break
             if is_won(ratio, error, share):
                 break
-        return self._measurement(reading, rung, incumbents, began, notes)
+        read = [
+            arena.measurement(reading, rung, known, {} if len(self.arenas) > 1 else notes)
+            for arena, reading, known in zip(self.arenas, readings, incumbents, strict=True)
+        ]
+        return self._joined(read, {**notes, "log_ratio": ratio, "standard_error": error}, began)
 
-    def _read(self, recipe: Recipe, rung: int, start: int, stop: int) -> Divergence:
-        """The recipe's divergence on some of a rung's windows."""
-        reference = self._reference(rung, start, stop)
-        if self._pruned_by is not recipe:
-            self._masker.apply(recipe)
-            self._pruned_by = recipe
-        reading = reference.measure(self._masker.model)
-        _require_finite(reading.mean_kl)
-        return reading
+    def _compared(
+        self, rung: int, readings: Sequence[Divergence], incumbents: Sequence[Divergence]
+    ) -> tuple[float, float]:
+        ratios = [
+            arena.compare(rung, reading, known)
+            for arena, reading, known in zip(self.arenas, readings, incumbents, strict=True)
+        ]
+        return combined_ratio(self._levels, ratios, self._objective)
 
-    def _reference(self, rung: int, start: int, stop: int) -> DenseReference:
-        key = (rung, start, stop)
-        if key not in self._references:
-            self._masker.restore()
-            self._pruned_by = None
-            windows = self._windows(rung).subset(start, stop)
-            # Passes of a glance each: a reading does not depend on the parts it was read in.
-            self._references[key] = DenseReference(
-                self._masker.model,
-                windows.tokens,
-                self._compute,
-                batch_tokens=self._plan.glance * self._plan.length,
-            )
-        return self._references[key]
+    def _in_turn(self) -> Iterator[Arena]:
+        """The arenas, one after the other; those of one model take it from one another."""
+        for arena in self.arenas:
+            yield arena
+            for other in self.arenas:
+                if other is not arena and other.masker.model is arena.masker.model:
+                    other.forget_model()
 
-    def _windows(self, rung: int) -> Windows:
-        """Windows of a rung: pages of windows, turned by two a round.
-
-        Rungs 1 and 2 share the next round's page, of which rung 0 then takes the first part.
-        """
-        page = self._sampler.draw(2 * (self._round + min(rung, 1)), self._plan.page)
-        challenge = self._plan.challenge
-        if rung == 2:
-            return page.subset(challenge, self._plan.page)
-        return page.subset(0, challenge if rung else self._plan.screening)
-
-    def _measurement(
-        self,
-        reading: Divergence,
-        rung: int,
-        incumbent: Divergence | None,
-        began: float,
-        notes: Mapping[str, Any],
+    def _joined(
+        self, measurements: Sequence[Measurement], data: Mapping[str, Any], began: float
     ) -> Measurement:
-        data: dict[str, Any] = {"kl": reading.kl, **notes}
-        if incumbent is not None:
-            ratio, error = log_ratio(reading.kl, incumbent.kl)
-            data |= {"log_ratio": ratio, "standard_error": error}
-        windows = self._windows(rung).subset(0, len(reading.kl))
-        return Measurement(
-            purpose="fitness",
-            rung=rung,
-            windows=windows.hash,
-            tokens=len(windows) * (windows.length - 1),
-            loss=reading.mean_loss,
-            kl=reading.mean_kl,
-            data=data,
-            seconds=time.perf_counter() - began,
-        )
-
-    def _reading_of_challenge(self, challenge: Measurement) -> Divergence:
-        kept = self._plan.screening
-        return Divergence(tuple(challenge.data["kl"][:kept]), ())
-
-    def _next_round(self, incumbents_reading: Divergence | None) -> None:
-        """Old rung 1 becomes rung 0, with what is known of the incumbent there."""
-        known = self._readings.get(1)
-        kept = self._plan.screening
-        references = {
-            (0, start, stop): reference
-            for (rung, start, stop), reference in self._references.items()
-            if rung == 1 and stop <= kept
-        }
-        self._round += 1
-        self._judged_in_round = 0
-        self._references = references
-        self._readings.clear()
-        if incumbents_reading is not None:
-            self._readings[0] = incumbents_reading
-        elif known is not None:
-            self._readings[0] = known.first(kept)
-
-
-def _require_finite(value: float) -> None:
-    if not math.isfinite(value):
-        raise UnusableScores("the pruned model's predictions are not finite")
+        """One measurement of those of all targets, which ``data`` sums up."""
+        seconds = time.perf_counter() - began
+        if len(measurements) == 1:
+            return replace(measurements[0], seconds=seconds)
+        names = [arena.name for arena in self.arenas]
+        return join_targets(dict(zip(names, measurements, strict=True)), data, seconds)

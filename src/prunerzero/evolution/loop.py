@@ -10,30 +10,36 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from prunerzero.errors import InputError
 from prunerzero.evaluation.divergence import DenseReference
-from prunerzero.evolution.guidance import Guidance
-from prunerzero.evolution.judging import IncumbentJudge, Judge
-from prunerzero.evolution.masking import Masker
+from prunerzero.evolution.arena import Arena
+from prunerzero.evolution.guidance import Guidance, mean_guidance
+from prunerzero.evolution.judging import Judge
+from prunerzero.evolution.masking import Masker, Maskers, Sketch
 from prunerzero.evolution.population import Individual
+from prunerzero.evolution.settings import FitnessKind
 from prunerzero.evolution.strategies import Outcome, Proposal, Strategy
 from prunerzero.pruning.allocation import UniformAllocation
-from prunerzero.pruning.pattern import Pattern
 from prunerzero.pruning.pruner import UnusableScores
 from prunerzero.recipe import Recipe
 from prunerzero.study import Candidate, Study
 from prunerzero.study.records import Status
 
-# Derivatives of the divergence of a masker's model at a recipe, from the dense predictions.
-MeasureGuidance = Callable[[Any, Recipe, DenseReference], Guidance]
+# Derivatives of the fitness of a masker's model at a recipe, from the dense predictions.
+MeasureGuidance = Callable[[Any, Recipe, DenseReference, FitnessKind], Guidance]
 
 GUIDANCE_EVENT = "guidance"
 # Proposals in a row that were all known: the space within reach is exhausted.
 MOST_DUPLICATES = 2000
+
+# Recipes that treat fewer weights than this share differently count as one, if the known one is
+# this near the incumbent (log ratio): those that are far behind lose at a glance anyway.
+ALIKE = 0.005
+REACH = 0.05
 
 
 class Exhausted(Exception):
@@ -63,10 +69,11 @@ class Deadline:
 class RecordedGuide:
     """Derivatives at a recipe, from the study where an earlier session measured them.
 
+    Of several targets they are the mean (`prunerzero.evolution.guidance.mean_guidance`).
+
     Args:
         study: the study.
-        masker: prunes the model.
-        judge: gives windows that no rung uses.
+        arenas: one for each target; they give windows that no rung uses.
         measure: measures the derivatives (`prunerzero.evolution.guidance.measure_guidance`).
         deadline: after which nothing is measured; what a descent has recorded by then is not lost.
     """
@@ -74,14 +81,12 @@ class RecordedGuide:
     def __init__(
         self,
         study: Study,
-        masker: Masker,
-        judge: IncumbentJudge,
+        arenas: Sequence[Arena],
         measure: MeasureGuidance,
         deadline: Deadline,
     ) -> None:
         self._study = study
-        self._masker = masker
-        self._judge = judge
+        self._arenas = list(arenas)
         self._measure = measure
         self._deadline = deadline
         self._recorded = deque(study.events(GUIDANCE_EVENT))
@@ -94,8 +99,12 @@ class RecordedGuide:
         if self._recorded:
             return Guidance.from_json(self._recorded.popleft().data)
         self._deadline.check()
-        reference = self._judge.fresh_reference(index)
-        guidance = self._measure(self._masker, recipe, reference)
+        found = []
+        for arena in self._arenas:
+            reference = arena.fresh_reference(index)
+            found.append(self._measure(arena.masker, recipe, reference, arena.fitness))
+        shapes = [[m.shape for m in arena.masker.matrices] for arena in self._arenas]
+        guidance = found[0] if len(found) == 1 else mean_guidance(found, shapes)
         self._study.add_event(GUIDANCE_EVENT, {"index": index, **guidance.to_json()})
         return guidance
 
@@ -107,8 +116,9 @@ class Loop:
         study: where candidates go, and where those of earlier sessions are.
         strategy: proposes candidates.
         judge: measures them.
-        masker: prunes the model.
-        pattern: what may be zero.
+        masker: tells recipes apart by their masks.
+        alike: a proposal that treats fewer weights than this share differently from a candidate
+            near the incumbent is not measured: it would win or lose by noise alone.
 
     Attributes:
         individuals: evaluated candidates by id.
@@ -120,7 +130,12 @@ class Loop:
     """
 
     def __init__(
-        self, study: Study, strategy: Strategy, judge: Judge, masker: Masker, pattern: Pattern
+        self,
+        study: Study,
+        strategy: Strategy,
+        judge: Judge,
+        masker: Masker | Maskers,
+        alike: float = ALIKE,
     ) -> None:
         self.individuals: dict[int, Individual] = {}
         self.incumbent: Individual | None = None
@@ -132,12 +147,14 @@ class Loop:
         self._strategy = strategy
         self._judge = judge
         self._masker = masker
-        self._pattern = pattern
         self._recorded = deque(study.candidates())
         self._aliases = study.duplicates()
         self._by_key: dict[str, Individual] = {}
         self._by_fingerprint: dict[str, Individual] = {}
         self._refused: set[str] = set()
+        self._alike = alike
+        self._near: dict[int, Individual] = {}
+        self._sketches: dict[int, Sketch] = {}
         self._skipped = 0
 
     def replay(self) -> None:
@@ -159,7 +176,7 @@ class Loop:
         for _ in range(MOST_DUPLICATES):
             proposal = self._strategy.ask()
             self.proposals += 1
-            key = proposal.recipe.key(self._pattern)
+            key = self._masker.key(proposal.recipe)
             if self._is_known(key):
                 continue
             row = self._recall(key) if self._recorded else self._measure(proposal, key)
@@ -201,11 +218,12 @@ class Loop:
         """Measures a new candidate and writes it down; None if its masks are known."""
         began = time.perf_counter()
         recipe = proposal.recipe
-        fingerprint = reason = verdict = None
+        fingerprint = reason = verdict = sketch = None
         status: Status = "rejected"
         try:
-            fingerprint = self._masker.fingerprint(recipe)
-            twin = self._by_fingerprint.get(fingerprint)
+            sketch = self._masker.sketch(recipe)
+            fingerprint = sketch.fingerprint
+            twin = self._by_fingerprint.get(fingerprint) or self._much_like(sketch)
             if twin is not None:
                 self._study.add_duplicate(key, twin.id, self.proposals)
                 self._aliases[key] = twin.id
@@ -241,7 +259,18 @@ class Loop:
             self._refused.add(key)
         else:
             self._settle(row, recipe, verdict.incumbent)
+            if identifier in self._near and sketch is not None:
+                self._sketches[identifier] = sketch
         return row
+
+    def _much_like(self, sketch: Sketch) -> Individual | None:
+        """A candidate near the incumbent that prunes nearly alike."""
+        for individual in self._near.values() if self._alike else ():
+            if individual.id not in self._sketches:  # all but those of a search that goes on
+                self._sketches[individual.id] = self._masker.sketch(individual.recipe)
+            if sketch.distance(self._sketches[individual.id]) < self._alike:
+                return individual
+        return None
 
     def _settle(self, row: Candidate, recipe: Recipe, incumbent: bool) -> None:
         assert row.id is not None
@@ -249,8 +278,15 @@ class Loop:
         individual = Individual(row.id, recipe, row.fitness, row.size)
         self.individuals[row.id] = individual
         self.seconds += row.seconds
+        self._near[individual.id] = individual
         if incumbent:
             self.incumbent = individual
+        assert self.incumbent is not None
+        best = self.incumbent.fitness
+        for other in list(self._near.values()) if incumbent else [individual]:
+            if self._judge.log_ratio(other.fitness, best) > REACH:
+                del self._near[other.id]
+                self._sketches.pop(other.id, None)
         if recipe.allocation == UniformAllocation():
             self.uniform.setdefault(recipe.expression, row.fitness)
         self._by_key[row.key] = individual

@@ -7,11 +7,14 @@ a whole matrix (columns, rows and scalars) is remembered for the formulas that c
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +23,7 @@ from prunerzero.metric import TERMINALS, Metric, Node, Shape
 from prunerzero.metric.scoring import Parts, RowScorer
 from prunerzero.models.blocks import Matrix
 from prunerzero.models.snapshot import DenseWeights
+from prunerzero.pruning.allocation import UniformAllocation
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.pruning.pruner import DenseStatistics, UnusableScores
 from prunerzero.recipe import Recipe
@@ -28,9 +32,35 @@ from prunerzero.threads import for_each
 # Matrices whose masks tell two recipes apart before any forward pass.
 PROBES = 6
 
+SKETCHED = 1 << 14  # weights of each that a sketch samples
+
 BLOCK = 1 << 18  # weights scored and selected at once: in cache, yet calls are few
 MEMO_BYTES = 512 << 20
 INPUT_BYTES = 1 << 30  # of terminals; what does not fit is finished again from its raw sums
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """What tells recipes apart before any forward pass.
+
+    Attributes:
+        fingerprint: hash of the masks of the probe matrices and of the sparsity everywhere.
+        bits: a sample of these masks, eight weights a byte.
+        sparsities: of all matrices.
+    """
+
+    fingerprint: str
+    bits: np.ndarray
+    sparsities: np.ndarray
+
+    def distance(self, other: Sketch) -> float:
+        """Share of the weights that two recipes treat differently, estimated.
+
+        That of the sampled weights plus the mean difference in sparsity, as probe matrices do not
+        show how the others are spread.
+        """
+        differing = int(np.bitwise_count(self.bits ^ other.bits).sum()) / (8 * self.bits.size)
+        return differing + float(np.abs(self.sparsities - other.sparsities).mean())
 
 
 class Masker:
@@ -45,6 +75,9 @@ class Masker:
         statistics: statistics of the dense model.
         pattern: what may be zero.
         dense: copies of the dense weights, by default made now.
+
+    Attributes:
+        probes: a few matrices of different kinds, spread over the depth.
     """
 
     def __init__(
@@ -63,7 +96,16 @@ class Masker:
         self._statistics = statistics
         self._inputs = Memo(INPUT_BYTES)
         self._memo = Memo(MEMO_BYTES)
-        self._probes = _spread(self.matrices, PROBES)
+        self.probes = _spread(self.matrices, PROBES)
+
+    def sibling(self, pattern: Pattern) -> Masker:
+        """A masker of the same model by the same statistics under another pattern.
+
+        Both share all that they hold and remember; the model is pruned by whoever did so last.
+        """
+        other = copy.copy(self)
+        other.pattern = pattern
+        return other
 
     def use(self, statistics: DenseStatistics) -> None:
         """Takes statistics that hold more terminals than those it was made with."""
@@ -71,28 +113,38 @@ class Masker:
         self._inputs.forget()
         self._memo.forget()
 
-    def fingerprint(self, recipe: Recipe) -> str:
-        """Hash of the recipe's masks on a few probe matrices and of its sparsity everywhere.
+    def key(self, recipe: Recipe) -> str:
+        """Text that is equal for recipes which prune alike."""
+        return recipe.key(self.pattern)
+
+    def sketch(self, recipe: Recipe) -> Sketch:
+        """The recipe's masks on a few probe matrices, and its sparsity everywhere.
 
         Raises:
             UnusableScores: if scores there are not finite, or all the same.
         """
         sparsities = self.sparsities(recipe)
         digest = hashlib.sha256(repr(sorted(sparsities.items())).encode())
+        bits = []
         for mask in self.probe_masks(recipe, sparsities):
-            digest.update(mask.cpu().numpy().tobytes())
-        return digest.hexdigest()[:32]
+            array = mask.cpu().numpy()
+            digest.update(array.tobytes())
+            # Odd, so that it goes through the columns of all usual widths.
+            stride = max(1, array.size // SKETCHED) | 1
+            bits.append(np.packbits(array.reshape(-1)[::stride]))
+        spread = np.array([float(sparsities[matrix.name]) for matrix in self.matrices])
+        return Sketch(digest.hexdigest()[:32], np.concatenate(bits), spread)
 
     def probe_masks(
         self, recipe: Recipe, sparsities: Mapping[str, Fraction] | None = None
     ) -> list[Tensor]:
         """The recipe's masks on the probe matrices."""
         sparsities = sparsities or self.sparsities(recipe)
-        return [self.mask(recipe, probe, sparsities[probe.name]) for probe in self._probes]
+        return [self.mask(recipe, probe, sparsities[probe.name]) for probe in self.probes]
 
     def sparsities(self, recipe: Recipe) -> dict[str, Fraction]:
-        """What the recipe's allocation gives each matrix, by name."""
-        return recipe.allocation.sparsities(self._shapes, self.pattern)
+        """What the recipe's allocation gives each matrix, by name; nothing more under N:M."""
+        return under(recipe, self.pattern).allocation.sparsities(self._shapes, self.pattern)
 
     def mask(self, recipe: Recipe, matrix: Matrix, sparsity: Fraction) -> Tensor:
         """The recipe's mask of one matrix at a sparsity of its own (ignored for N:M).
@@ -182,6 +234,45 @@ class Masker:
             return (self._statistics.of(matrix, frozenset({terminal}))[terminal],)
 
         return self._inputs.recall((matrix.name, terminal), finish)[0]
+
+
+class Maskers:
+    """The maskers of a search's targets, taken together."""
+
+    def __init__(self, maskers: Sequence[Masker]) -> None:
+        self._maskers = list(maskers)
+
+    def key(self, recipe: Recipe) -> str:
+        """See `Masker.key`: alike on all targets."""
+        return " || ".join(dict.fromkeys(masker.key(recipe) for masker in self._maskers))
+
+    def sketch(self, recipe: Recipe) -> Sketch:
+        """See `Masker.sketch`; a recipe that is unusable on one target is unusable."""
+        found = [masker.sketch(recipe) for masker in self._maskers]
+        if len(found) == 1:
+            return found[0]
+        together = " ".join(sketch.fingerprint for sketch in found)
+        return Sketch(
+            hashlib.sha256(together.encode()).hexdigest()[:32],
+            np.concatenate([sketch.bits for sketch in found]),
+            np.concatenate([sketch.sparsities for sketch in found]),
+        )
+
+    def probe_masks(self, recipe: Recipe) -> list[Tensor]:
+        """The recipe's masks on the probe matrices of all targets."""
+        return [mask for masker in self._maskers for mask in masker.probe_masks(recipe)]
+
+    def restore(self) -> None:
+        """Makes all models dense again."""
+        for masker in self._maskers:
+            masker.restore()
+
+
+def under(recipe: Recipe, pattern: Pattern) -> Recipe:
+    """The recipe as far as a pattern leaves it free: N:M fixes every matrix's sparsity."""
+    if pattern.is_nm and recipe.allocation != UniformAllocation():
+        return recipe.model_copy(update={"allocation": UniformAllocation()})
+    return recipe
 
 
 def _blocks(matrix: Matrix) -> Iterator[slice]:

@@ -101,6 +101,19 @@ def log_ratio(candidate: Sequence[float], incumbent: Sequence[float]) -> tuple[f
     return math.log(above / below), error
 
 
+def loss_change(candidate: Sequence[float], incumbent: Sequence[float]) -> tuple[float, float]:
+    """Log of the ratio of two perplexities on the same windows, and its standard error.
+
+    Args:
+        candidate: mean loss of each window, nats a token.
+        incumbent: the same windows' under the incumbent.
+    """
+    changes = [c - i for c, i in zip(candidate, incumbent, strict=True)]
+    count = len(changes)
+    error = statistics.stdev(changes) / math.sqrt(count) if count > 1 else math.inf
+    return math.fsum(changes) / count, error
+
+
 def parts(windows: int, plan: RungPlan) -> list[int]:
     """Windows after which a reading of so many may end early: a glance, a screening, half, all."""
     stops = (plan.glance, plan.screening, plan.challenge // 2, windows)
@@ -161,25 +174,85 @@ def is_promoted(screening: Mapping[str, Any]) -> bool:
     return bool(screening["log_ratio"] <= allowed - WORTHWHILE)
 
 
-def decisive(measurements: Sequence[Measurement]) -> tuple[float, float]:
-    """Log ratio to the incumbent, and its standard error, that count for a candidate.
+def join_targets(
+    measurements: Mapping[str, Measurement], data: Mapping[str, Any], seconds: float
+) -> Measurement:
+    """One measurement of a rung, of those of several targets there.
 
-    From rung 1 upwards the readings are pooled, each weighted by its windows. Rung 0 only screens:
-    it counts for candidates that were measured nowhere else.
+    Args:
+        measurements: by the target's name.
+        data: what holds for all of them together.
+        seconds: what all took.
+    """
+    read = list(measurements.values())
+    targets = {name: {**one.data, "windows": one.windows} for name, one in measurements.items()}
+    hashes = " ".join(one.windows for one in read)
+    return Measurement(
+        purpose="fitness",
+        rung=read[0].rung,
+        windows=hashlib.sha256(hashes.encode()).hexdigest()[:16],
+        tokens=sum(one.tokens for one in read),
+        loss=_mean([one.loss for one in read]),
+        kl=_mean([one.kl for one in read]),
+        data={"targets": targets, **data},
+        seconds=seconds,
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean of values that are known for all targets."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if len(known) == len(values) else None
+
+
+def data_of(measurement: Measurement, target: str) -> Mapping[str, Any]:
+    """The data of a measurement that concern one target; all of it in a search for one."""
+    data: Mapping[str, Any] = measurement.data
+    found: Mapping[str, Any] = data["targets"][target] if "targets" in data else data
+    return found
+
+
+def decisive_data(
+    measurements: Sequence[Measurement], target: str | None = None
+) -> list[Mapping[str, Any]]:
+    """The data that count for a candidate: of all targets together, or of one of them.
+
+    Rung 0 only screens: it counts for candidates that were measured nowhere else.
 
     Args:
         measurements: the candidate's, from rung 0 upwards.
+        target: the target's name.
     """
-    readings = [measurement.data for measurement in measurements[1:] or measurements]
+    counting = measurements[1:] or measurements
+    return [m.data if target is None else data_of(m, target) for m in counting]
+
+
+def pooled(readings: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """Log ratio to the incumbent, and its standard error, each reading weighted by its windows."""
     if len(readings) == 1:
         return readings[0]["log_ratio"], readings[0]["standard_error"]
-    counts = [len(data["kl"]) for data in readings]
+    counts = [_windows_read(data) for data in readings]
     shares = [count / sum(counts) for count in counts]
     ratio = math.fsum(s * data["log_ratio"] for s, data in zip(shares, readings, strict=True))
     error = math.hypot(
         *(s * data["standard_error"] for s, data in zip(shares, readings, strict=True))
     )
     return ratio, error
+
+
+def _windows_read(data: Mapping[str, Any]) -> int:
+    """Windows of a reading; the same number on every target."""
+    one = next(iter(data["targets"].values())) if "targets" in data else data
+    return len(one["kl"] if "kl" in one else one["losses"])
+
+
+def decisive(measurements: Sequence[Measurement]) -> tuple[float, float]:
+    """Log ratio to the incumbent, and its standard error, that count for a candidate.
+
+    Args:
+        measurements: the candidate's, from rung 0 upwards.
+    """
+    return pooled(decisive_data(measurements))
 
 
 def beats_incumbent(measurements: Sequence[Measurement]) -> bool:

@@ -3,54 +3,47 @@
 from __future__ import annotations
 
 import math
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from prunerzero import __version__
-from prunerzero.data.sources import load_documents
-from prunerzero.data.splits import Split, documents_of
-from prunerzero.data.windows import Windows, WindowSampler, check_length, sample_windows
+from prunerzero.data.splits import Split
 from prunerzero.errors import InputError
-from prunerzero.evolution.closing import (
-    Closer,
-    Closing,
-    best_formula,
-    choose_finalists,
-    closing_json,
-)
+from prunerzero.evolution.closing import best_formula, choose_finalists, close
 from prunerzero.evolution.controls import EvoPressStrategy, RandomStrategy
 from prunerzero.evolution.default import DefaultStrategy
-from prunerzero.evolution.judging import Judge, PerplexityJudge, RungPlan
-from prunerzero.evolution.loop import Deadline, Exhausted, Loop, OutOfTime, RecordedGuide
-from prunerzero.evolution.masking import Masker
+from prunerzero.evolution.judging import IncumbentJudge, Judge, PerplexityJudge, RungPlan
+from prunerzero.evolution.loop import ALIKE, Deadline, Exhausted, Loop, OutOfTime, RecordedGuide
 from prunerzero.evolution.population import best_per_size
+from prunerzero.evolution.result import SearchResult, save_best, with_provenance
 from prunerzero.evolution.settings import (
     STREAMED,
     Budget,
+    FitnessKind,
     GenomeKind,
+    Objective,
     Preset,
     SearchSettings,
     check_preset,
+    check_targets,
 )
 from prunerzero.evolution.strategies import PaperStrategy, Strategy
-from prunerzero.evolution.workbench import StreamedModel, WholeModel, Workbench
-from prunerzero.models.matrices import is_mixture
+from prunerzero.evolution.targets import (
+    Ground,
+    Targets,
+    are_mixtures,
+    check_recipes,
+    open_models,
+)
+from prunerzero.evolution.texts import Texts
 from prunerzero.models.selection import EVERYTHING, Selection
 from prunerzero.progress import Report, silent
-from prunerzero.pruning.calibration import describe
 from prunerzero.pruning.pattern import Pattern
-from prunerzero.pruning.pruner import DenseStatistics, plan_sparsities
 from prunerzero.recipe import Recipe
+from prunerzero.streaming.statistics import StoredStatistics
 from prunerzero.study import Study
 
-VALIDATION_WINDOWS = 8
-HELDOUT_WINDOWS = 24
-PAPER_WINDOWS = 4
 PAPER_TERMINALS, TERMINALS = frozenset("WGX"), frozenset("WAFXG")
 # Where the first candidate is Wanda, that is all it needs.
 FIRST_TERMINALS = frozenset("WAX")
@@ -88,60 +81,18 @@ class Status:
 Observer = Callable[[Status], None]
 
 
-@dataclass(frozen=True)
-class SearchResult:
-    """A finished search.
-
-    Attributes:
-        best: the winner's recipe, with its provenance.
-        recipe_path: where it is saved.
-        closing: the closing measurements.
-        candidates: rows of the study.
-        seconds: search time of this invocation; ``timings`` tells the rest.
-        timings: seconds of each stage.
-        front: the best candidate of each size: ``{size, expression, fitness, candidate}``.
-        heldout_readings: how often the study's held-out text has been read.
-    """
-
-    best: Recipe
-    recipe_path: Path
-    closing: Closing
-    candidates: int
-    seconds: float
-    timings: dict[str, float]
-    front: list[dict[str, Any]]
-    heldout_readings: int
-
-    def to_json(self) -> dict[str, Any]:
-        """The result as `prunerzero search --json` prints it."""
-        return {
-            "best": {
-                "expression": self.best.expression,
-                "group": self.best.group,
-                "allocation": self.best.allocation.model_dump(),
-                "recipe": str(self.recipe_path),
-                "heldout_perplexity": self.closing.best.loss.perplexity,
-                "candidate": self.closing.winner.id,
-            },
-            **closing_json(self.closing),
-            "front": self.front,
-            "candidates": self.candidates,
-            "seconds": self.seconds,
-            "timings": self.timings,
-            "heldout_readings": self.heldout_readings,
-        }
-
-
 def search(
-    model: str,
-    pattern: Pattern | str,
+    model: str | Sequence[str],
+    pattern: Pattern | str | Sequence[Pattern | str],
     *,
     study: str | Path,
     budget: Budget | str = "10m",
     preset: Preset = "default",
     genome: GenomeKind = "recipe",
+    objective: Objective = "mean",
+    fitness: FitnessKind = "kl",
     guesses: Sequence[Recipe] = (),
-    calibration: str = "wikipedia",
+    calibration: str | Sequence[str] = "wikipedia",
     samples: int = 16,
     sequence_length: int = 512,
     seed: int = 0,
@@ -154,17 +105,23 @@ def search(
 ) -> SearchResult:
     """Evolves pruning recipes for a model, or goes on with a study.
 
+    Several models, patterns or texts make one search for a recipe that does well on all of them:
+    every pattern on every text for every model is a target, and a candidate is measured on all.
+
     Args:
-        model: hub id, directory, GGUF file or demo alias.
-        pattern: what may be zero.
+        model: hub id, directory, GGUF file or demo alias; or several.
+        pattern: what may be zero; or several.
         study: the study's file; begun if it does not exist.
         budget: search time of this call, such as ``10m``, or a `Budget` of candidates.
         preset: ``default``; ``paper`` for the published algorithm; ``random`` and ``evopress``
             (allocations under Wanda's formula) to compare with.
         genome: ``recipe``, or ``formula`` for one formula under uniform allocation.
+        objective: of several targets, the ``mean`` or the ``worst`` gain counts.
+        fitness: what a candidate is compared by: ``kl``, divergence from the dense model, or
+            ``loss``, log perplexity.
         guesses: the user's own recipes, tried early and bred from.
-        calibration: text source; its four splits serve statistics, fitness, the choice of the
-            winner and the closing table.
+        calibration: text source, or several; its four splits serve statistics, fitness, the choice
+            of the winner and the closing table.
         samples: calibration windows.
         sequence_length: tokens in a calibration, validation and held-out window.
         seed: seed of everything random.
@@ -178,85 +135,82 @@ def search(
     Raises:
         InputError: for unusable input, or a study of another search.
     """
-    if isinstance(pattern, str):
-        pattern = Pattern.parse(pattern)
+    models = _listed(model)
+    calibrations = _listed(calibration)
+    patterns = [
+        Pattern.parse(one) if isinstance(one, str) else one
+        for one in ([pattern] if isinstance(pattern, (str, Pattern)) else pattern)
+    ]
     if isinstance(budget, str):
         budget = Budget.parse(budget)
-    check_preset(preset, pattern, genome, bool(guesses))
+    check_targets(models, patterns, calibrations, objective, preset)
+    check_preset(preset, patterns, genome, bool(guesses), fitness)
     timings: dict[str, float] = {}
     clock = _Clock(timings)
-    bench = (StreamedModel if stream else WholeModel)(model, dtype, device, selection)
-    if bench.tokenizer is None:
-        raise InputError(f"model '{model}': searching on text needs its tokenizer, it has none")
-    check_length(sequence_length, bench.context)
-    compute = bench.compute
-    for recipe in (Recipe.named("wanda"), *guesses):
-        plan_sparsities(bench.blocks, recipe, pattern)
-    plan = bench.plan(RungPlan(length=min(RungPlan.length, sequence_length)))
+    benches = open_models(models, dtype, device, selection, stream, sequence_length)
+    check_recipes(benches, patterns, [Recipe.named("wanda"), *guesses])
+    plan = benches[0].plan(RungPlan(length=min(RungPlan.length, sequence_length)))
+    compute = benches[0].compute
     settings = SearchSettings(
-        model=model,
-        model_hash=bench.identity,
-        pattern=str(pattern),
+        model=", ".join(models),
+        model_hash=", ".join(bench.identity for bench in benches),
+        pattern=", ".join(map(str, patterns)),
         preset=preset,
         genome=genome,
         seed=seed,
         guesses=[guess.to_json() for guess in guesses],
-        calibration=calibration,
+        calibration=", ".join(calibrations),
         samples=samples,
         sequence_length=sequence_length,
         compute=", ".join(
             [compute.device.type, str(compute.dtype).removeprefix("torch.")]
-            + [STREAMED] * bench.streamed
+            + [STREAMED] * benches[0].streamed
         ),
         rungs=asdict(plan),
         selection=asdict(selection),
+        objective=objective,
+        fitness=fitness,
     )
-    texts = _Texts(calibration, bench.tokenizer, settings, plan)
+    grounds = [
+        Ground(name, bench, Texts(source, bench.tokenizer, settings, plan))
+        for name, bench in zip(models, benches, strict=True)
+        for source in calibrations
+    ]
     clock.lap("loading")
-    with Study.open_or_create(study, settings.model_dump(mode="json")) as store:
-        asked = frozenset("R" if is_mixture(bench.matrices) else "").union(
-            *(guess.terminals for guess in guesses)
-        )
-
-        def gather(terminals: frozenset[str]) -> DenseStatistics:
-            return bench.gather(texts.calibration.tokens, terminals | asked, report)
-
-        wanted = PAPER_TERMINALS if preset == "paper" else TERMINALS
+    with Study.open_or_create(study, settings.to_json()) as store:
+        mixture = are_mixtures(benches)
+        asked = frozenset("R" if mixture else "").union(*(guess.terminals for guess in guesses))
+        wanted = (PAPER_TERMINALS if preset == "paper" else TERMINALS) | asked
         # Reading all weights twice for an early first row would not be worth it.
         early = preset != "paper" and not stream
-        masker = bench.masker(
-            texts.calibration.tokens, gather(FIRST_TERMINALS if early else wanted), pattern
-        )
-        if isinstance(bench, StreamedModel) and not store.events(ROUNDING_EVENT):
-            store.add_event(ROUNDING_EVENT, bench.rounding)
+        targets = Targets(grounds, patterns, FIRST_TERMINALS | asked if early else wanted, report)
+        _note_rounding(store, grounds)
         deadline = Deadline()
-        judge, strategy = _players(
-            preset, settings, guesses, masker, texts, bench, plan, store, deadline
-        )
-        loop = Loop(store, strategy, judge, masker, pattern)
+        judge, strategy = _players(settings, guesses, targets, plan, store, deadline)
+        # The published algorithm measures what is nearly alike, too.
+        alike = 0.0 if preset == "paper" else ALIKE
+        loop = Loop(store, strategy, judge, targets.maskers, alike)
         loop.replay()
         if preset != "paper":
             if not loop.proposals:
                 loop.advance()  # in the study before the long pass for gradients
                 observe(_status(loop, judge, budget, 0.0, 1, 1))
-            masker.restore()
+            targets.maskers.restore()
             if early:
-                masker.use(gather(wanted))
+                targets.gather(wanted)
         clock.lap("statistics")
         _run(loop, store, judge, budget, deadline, observe)
-        masker.restore()
+        targets.maskers.restore()
         clock.lap("search")
         if loop.incumbent is None:
             raise InputError(f"study {store.path}: no candidate could be measured")
         individuals = list(loop.individuals.values())
-        finalists = choose_finalists(individuals, loop.incumbent, masker, judge.log_ratio)
-        comparison = bench.comparison(texts.calibration.tokens, report)
-        closing = Closer(store, comparison, pattern, texts.validation, texts.heldout).close(
-            finalists, best_formula(individuals, pattern)
-        )
-        best = _with_provenance(closing, settings, store, texts)
-        recipe_path = store.path.with_name(store.path.name.removesuffix(".db") + ".best.json")
-        best.save(recipe_path)
+        finalists = choose_finalists(individuals, loop.incumbent, targets.maskers, judge.log_ratio)
+        formula = best_formula(individuals, targets.maskers.key)
+        found = close(store, targets.closers(store), finalists, formula, objective)
+        closings = dict(zip([target.name for target in targets.all], found, strict=True))
+        best = with_provenance(closings, settings, store, targets)
+        recipe_path, nm_recipe_path = save_best(best, store.path, patterns)
         clock.lap("closing")
         front = [
             {
@@ -270,13 +224,18 @@ def search(
         return SearchResult(
             best=best,
             recipe_path=recipe_path,
-            closing=closing,
+            nm_recipe_path=nm_recipe_path,
+            closings=closings,
             candidates=sum(store.counts().values()),
             seconds=timings["search"],
             timings=timings,
             front=front,
             heldout_readings=len(store.events("heldout")),
         )
+
+
+def _listed(given: str | Sequence[str]) -> list[str]:
+    return [given] if isinstance(given, str) else list(given)
 
 
 class _Clock:
@@ -290,71 +249,56 @@ class _Clock:
         self._last = now
 
 
-class _Texts:
-    """The windows of all four splits."""
-
-    def __init__(
-        self, source: str, tokenizer: Any, settings: SearchSettings, plan: RungPlan
-    ) -> None:
-        documents = load_documents(source)
-
-        def draw(split: Split, count: int) -> Windows:
-            length = settings.sequence_length
-            return sample_windows(documents, tokenizer, split, count, length, settings.seed)
-
-        self.calibration = draw(Split.CALIBRATION, settings.samples)
-        self.validation = draw(Split.VALIDATION, VALIDATION_WINDOWS)
-        # The held-out windows are the same for every seed, so that searches can be compared.
-        self.heldout = sample_windows(
-            documents, tokenizer, Split.HELDOUT, HELDOUT_WINDOWS, settings.sequence_length, 0
-        )
-        self.selection = WindowSampler(
-            documents, tokenizer, Split.SELECTION, plan.length, settings.seed
-        )
-        self.selection.draw(0, plan.page)  # a text that is too short is found here
-        self.paper_selection = draw(Split.SELECTION, PAPER_WINDOWS)
-        self.selected_on = [document.hash for document in documents_of(documents, Split.SELECTION)]
+def _note_rounding(store: Study, grounds: Sequence[Ground]) -> None:
+    if store.events(ROUNDING_EVENT):
+        return
+    for ground in grounds:
+        if isinstance(ground.statistics, StoredStatistics):
+            store.add_event(ROUNDING_EVENT, ground.statistics.rounding)
 
 
 def _players(
-    preset: Preset,
     settings: SearchSettings,
     guesses: Sequence[Recipe],
-    masker: Masker,
-    texts: _Texts,
-    bench: Workbench,
+    targets: Targets,
     plan: RungPlan,
     store: Study,
     deadline: Deadline,
 ) -> tuple[Judge, Strategy]:
-    if preset == "paper":
-        texts.paper_selection.require(Split.SELECTION)
-        judge = PerplexityJudge(masker, texts.paper_selection, bench.compute)
+    first = targets.all[0]
+    if settings.preset == "paper":
+        windows = first.ground.texts.paper_selection
+        windows.require(Split.SELECTION)
+        judge = PerplexityJudge(first.masker, windows, first.ground.bench.compute)
         return judge, PaperStrategy(settings.seed)
-    uniform = masker.pattern.is_nm or settings.genome == "formula"
-    incumbent_judge = bench.judge(masker, texts.selection, plan, uniform)
+    arenas = [target.arena(settings, plan) for target in targets.all]
     seed = settings.seed
-    shapes = [matrix.shape for matrix in masker.matrices]
-    families = {matrix.kind: matrix.family for matrix in masker.matrices}
+    # Curves over depth fit any number of blocks, so one model's shapes stand for all.
+    matrices = first.masker.matrices
+    shapes = [matrix.shape for matrix in matrices]
+    families = {matrix.kind: matrix.family for matrix in matrices}
+    # Sparsity is spread if a pattern leaves it free.
+    pattern = min((target.pattern for target in targets.all), key=lambda pattern: pattern.is_nm)
     strategy: Strategy
-    if preset == "random":
+    if settings.preset == "random":
         strategy = RandomStrategy(
-            seed, shapes, allocate=not masker.pattern.is_nm and settings.genome == "recipe"
+            seed, shapes, allocate=not pattern.is_nm and settings.genome == "recipe"
         )
-    elif preset == "evopress":
+    elif settings.preset == "evopress":
         strategy = EvoPressStrategy(seed, shapes, families)
     else:
+        measure = first.ground.bench.measure_guidance
         strategy = DefaultStrategy(
             seed,
             guesses,
             shapes,
             families,
-            RecordedGuide(store, masker, incumbent_judge, bench.measure_guidance, deadline),
-            masker.pattern,
+            RecordedGuide(store, arenas, measure, deadline),
+            pattern,
             formula_only=settings.genome == "formula",
-            mixture=is_mixture(masker.matrices),
+            mixture=are_mixtures([ground.bench for ground in targets.grounds]),
         )
-    return incumbent_judge, strategy
+    return IncumbentJudge(arenas, settings.objective), strategy
 
 
 def _run(
@@ -403,25 +347,3 @@ def _status(
         recent=recent,
         candidate_seconds=loop.seconds / max(1, len(loop.individuals)),
     )
-
-
-def _with_provenance(
-    closing: Closing, settings: SearchSettings, store: Study, texts: _Texts
-) -> Recipe:
-    used = [describe(texts.calibration), describe(texts.validation)]
-    used.append({"split": str(Split.SELECTION), "documents": texts.selected_on})
-    provenance = {
-        "study": str(store.path),
-        "candidate": closing.winner.id,
-        "date": datetime.now(UTC).date().isoformat(),
-        "settings": settings.model_dump(mode="json"),
-        "heldout_perplexity": closing.best.loss.perplexity,
-        "texts": used,
-        "versions": {"prunerzero": __version__, "python": platform.python_version()},
-    }
-    update = {
-        "name": f"found in {store.path.name}",
-        "source": f"prunerzero search {settings.model} --pattern {settings.pattern}",
-        "provenance": provenance,
-    }
-    return Recipe.from_json(closing.winner.recipe.to_json() | update)

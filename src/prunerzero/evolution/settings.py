@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from prunerzero.data.sources import load_documents
+from prunerzero.data.splits import Split, split_documents
 from prunerzero.errors import InputError
 from prunerzero.pruning.pattern import Pattern
 
 Preset = Literal["default", "paper", "random", "evopress"]
 GenomeKind = Literal["recipe", "formula"]
+Objective = Literal["mean", "worst"]
+FitnessKind = Literal["kl", "loss"]
 
 STREAMED = "streamed"
 
@@ -73,7 +78,13 @@ class Budget:
         return " or ".join(part for part in parts if part)
 
 
-def check_preset(preset: Preset, pattern: Pattern, genome: GenomeKind, guesses: bool) -> None:
+def check_preset(
+    preset: Preset,
+    patterns: Sequence[Pattern],
+    genome: GenomeKind,
+    guesses: bool,
+    fitness: FitnessKind = "kl",
+) -> None:
     """Checks that a preset fits the rest.
 
     Raises:
@@ -86,8 +97,57 @@ def check_preset(preset: Preset, pattern: Pattern, genome: GenomeKind, guesses: 
             f"preset '{preset}': "
             + ("searches formulas anyway" if preset == "paper" else "searches allocations alone")
         )
-    if preset == "evopress" and pattern.is_nm:
-        raise InputError(f"preset 'evopress': {pattern} leaves no allocation to search")
+    if preset == "evopress" and all(pattern.is_nm for pattern in patterns):
+        fixed = ", ".join(map(str, patterns))
+        raise InputError(f"preset 'evopress': {fixed} leaves no allocation to search")
+    if preset == "paper" and fitness == "loss":
+        raise InputError("preset 'paper': its fitness is perplexity anyway, so leave out 'loss'")
+
+
+def check_targets(
+    models: Sequence[str],
+    patterns: Sequence[Pattern],
+    calibrations: Sequence[str],
+    objective: Objective,
+    preset: Preset,
+) -> None:
+    """Checks that a search can be for these models, patterns and texts at once.
+
+    Raises:
+        InputError: one is given twice, the texts would leak into one another's held-out documents,
+            or the objective or the preset does not fit their number.
+    """
+    for what, given in (("model", models), ("pattern", patterns), ("calibration", calibrations)):
+        names = [str(one) for one in given]
+        if not names:
+            raise InputError(f"{what}: give at least one")
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(f"{what} '{name}': is given twice")
+    several = len(models) * len(patterns) * len(calibrations) > 1
+    if several and preset == "paper":
+        raise InputError("preset 'paper': searches for one model, pattern and text only")
+    if not several and objective == "worst":
+        raise InputError("objective 'worst': needs several models, patterns or texts")
+    check_texts(calibrations)
+
+
+def check_texts(sources: Sequence[str]) -> None:
+    """Checks that no document has one use in one text and another use in another.
+
+    Raises:
+        InputError: a text cannot be had or split, or two of them disagree.
+    """
+    uses: dict[str, tuple[Split, str]] = {}
+    for source in sources:
+        for split, documents in split_documents(load_documents(source)).items():
+            for document in documents:
+                known, other = uses.setdefault(document.hash, (split, source))
+                if known is not split:
+                    raise InputError(
+                        f"texts '{other}' and '{source}': have a document in common, for {known} "
+                        f"in one and {split} in the other; search on one of them"
+                    )
 
 
 class SearchSettings(BaseModel):
@@ -96,7 +156,7 @@ class SearchSettings(BaseModel):
     A study is continued only under the settings that it was begun with.
 
     Attributes:
-        model: the model's name as the user gave it.
+        model: the model's name as the user gave it; several are separated by commas here and below.
         model_hash: SHA-256 of its weights.
         pattern: what may be zero.
         preset: which strategy proposes.
@@ -109,6 +169,8 @@ class SearchSettings(BaseModel):
         compute: device type and precision of the passes, and `STREAMED` if they are.
         rungs: sizes of the fitness ladder.
         selection: what is pruned, as a `Selection`.
+        objective: how several targets are combined.
+        fitness: what a candidate is compared by.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -126,3 +188,13 @@ class SearchSettings(BaseModel):
     compute: str = "float32"
     rungs: dict[str, int] = {}
     selection: dict[str, Any] = {}
+    objective: Objective = "mean"
+    fitness: FitnessKind = "kl"
+
+    def to_json(self) -> dict[str, Any]:
+        """As a study keeps them; what came later is left out at its default, as in old studies."""
+        later = {"objective", "fitness"}
+        usual = {
+            name for name in later if getattr(self, name) == type(self).model_fields[name].default
+        }
+        return self.model_dump(mode="json", exclude=usual)

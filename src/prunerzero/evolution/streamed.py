@@ -13,10 +13,11 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from prunerzero.evaluation.divergence import DenseReference, position_kl
+from prunerzero.evaluation.divergence import DenseReference
 from prunerzero.evolution.genome import FACTORS
-from prunerzero.evolution.guidance import Guidance, _derivatives, _finite
+from prunerzero.evolution.guidance import Guidance, _derivatives, _finite, mean_value, scale
 from prunerzero.evolution.masking import Masker
+from prunerzero.evolution.settings import FitnessKind
 from prunerzero.models.blocks import Block, Matrix
 from prunerzero.models.replay import run_block
 from prunerzero.models.snapshot import DenseWeights
@@ -50,7 +51,7 @@ class StreamedMasker(Masker):
         super().__init__(self.streamed, matrices, statistics, pattern, DenseWeights(()))
         self._recipe: Recipe | None = None
         for block in opened.blocks:
-            probes = [probe for probe in self._probes if probe.block == block.index]
+            probes = [probe for probe in self.probes if probe.block == block.index]
             if probes:
                 with opened.store.loaded(block):
                     self.dense.weights |= DenseWeights(probes).weights
@@ -61,7 +62,7 @@ class StreamedMasker(Masker):
         """See `Masker.probe_masks`."""
         sparsities = sparsities or self.sparsities(recipe)
         masks = []
-        for probe in self._probes:  # what is read of one is not kept while the next is scored
+        for probe in self.probes:  # what is read of one is not kept while the next is scored
             masks.append(self.mask(recipe, probe, sparsities[probe.name]))
             self._forget(probe)
         return masks
@@ -115,20 +116,23 @@ class _Passes:
     """A forward pass of each batch, to be gone back through block by block.
 
     Attributes:
-        divergence: mean KL divergence of all windows, nats a token.
+        value: mean divergence or loss of all windows, nats a token.
         inputs: of each batch, the inputs of the blocks that are still to come.
         calls: of each batch, what the blocks are called with.
         outer: of each batch, the gradient with respect to the last of these blocks' output.
     """
 
-    divergence: float = 0.0
+    value: float = 0.0
     inputs: list[list[Tensor]] = field(default_factory=list)
     calls: list[Calls] = field(default_factory=list)
     outer: list[Tensor] = field(default_factory=list)
 
 
 def measure_streamed_guidance(
-    masker: StreamedMasker, recipe: Recipe, reference: DenseReference
+    masker: StreamedMasker,
+    recipe: Recipe,
+    reference: DenseReference,
+    fitness: FitnessKind = "kl",
 ) -> Guidance:
     """What `guidance.measure_guidance` measures, with one block in memory at a time.
 
@@ -139,13 +143,14 @@ def measure_streamed_guidance(
         masker: pruner of the model.
         recipe: where to take the derivatives.
         reference: the dense model's predictions on the windows to use.
+        fitness: ``loss`` for the derivatives of the mean loss instead.
     """
     is_nm = masker.pattern.is_nm
     costs = {} if is_nm else {matrix.name: 0.0 for matrix in masker.matrices}
     slopes = {matrix.kind: dict.fromkeys(FACTORS, 0.0) for matrix in masker.matrices}
     masker.apply(recipe)
     try:
-        passes = _forward(masker, reference)
+        passes = _forward(masker, reference, fitness)
     except UnusableScores:
         return Guidance(0.0, costs, slopes)
     sparsities = masker.sparsities(recipe)
@@ -161,10 +166,10 @@ def measure_streamed_guidance(
                     costs[matrix.name] = _finite(cost)
                 for name, slope in zip(FACTORS, exponents, strict=True):
                     slopes[matrix.kind][name] += _finite(slope)
-    return Guidance(_finite(passes.divergence), costs, slopes)
+    return Guidance(scale(passes.value, fitness), costs, slopes)
 
 
-def _forward(masker: StreamedMasker, reference: DenseReference) -> _Passes:
+def _forward(masker: StreamedMasker, reference: DenseReference, fitness: FitnessKind) -> _Passes:
     frame, passes = masker.opened.frame, _Passes()
     for batch in reference.batches:
         ids = batch.tokens
@@ -174,12 +179,11 @@ def _forward(masker: StreamedMasker, reference: DenseReference) -> _Passes:
         last = states.pop().requires_grad_(True)
         with torch.enable_grad():
             [logits] = frame.logits([ids], [last])
-            logits = logits[:, :-1].float()
-            divergence = position_kl(logits, torch.logsumexp(logits, -1), batch).mean()
-            share = divergence * len(ids) / len(reference.tokens)
+            value = mean_value(logits[:, :-1].float(), ids.to(logits.device), batch, fitness)
+            share = value * len(ids) / len(reference.tokens)
             share.backward()
         assert last.grad is not None
-        passes.divergence += share.item()
+        passes.value += share.item()
         passes.inputs.append(states)
         passes.calls.append(calls)
         passes.outer.append(last.grad)

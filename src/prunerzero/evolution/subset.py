@@ -7,7 +7,6 @@ candidates are read on rung 1 too (`prunerzero.evolution.rungs`).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,8 +15,9 @@ from torch import Tensor
 
 from prunerzero.data.windows import Windows, WindowSampler
 from prunerzero.evaluation.divergence import Divergence
-from prunerzero.evolution.judging import IncumbentJudge
+from prunerzero.evolution.arena import Arena
 from prunerzero.evolution.rungs import RungPlan, log_ratio
+from prunerzero.evolution.settings import FitnessKind
 from prunerzero.evolution.streamed import StreamedMasker
 from prunerzero.models.blocks import Block
 from prunerzero.models.compute import Compute
@@ -75,8 +75,8 @@ class BlockErrors:
         return tuple((total / len(self._blocks)).tolist())
 
 
-class SubsetJudge(IncumbentJudge):
-    """`IncumbentJudge` whose rung 0 prunes a few blocks and compares their outputs.
+class SubsetArena(Arena):
+    """`Arena` whose rung 0 prunes a few blocks and compares their outputs.
 
     Rung 0 has windows of its own, the same in every round; those above are as ever. Only for
     searches in which all candidates are equally sparse everywhere: a recipe could else leave the
@@ -87,6 +87,8 @@ class SubsetJudge(IncumbentJudge):
         sampler: draws selection windows.
         compute: device and precision.
         plan: sizes of the rungs; rung 0 is read in one part.
+        fitness: what the rungs above compare.
+        name: what tells it from the search's other targets.
         count: how many blocks.
     """
 
@@ -96,45 +98,58 @@ class SubsetJudge(IncumbentJudge):
         sampler: WindowSampler,
         compute: Compute,
         plan: RungPlan,
+        fitness: FitnessKind = "kl",
+        name: str = "",
+        *,
         count: int,
     ) -> None:
-        super().__init__(masker, sampler, compute, plan)
+        super().__init__(masker, sampler, compute, plan, fitness, name)
         self._streamed = masker
         self._count = count
         self._errors: BlockErrors | None = None
 
-    def _read(self, recipe: Recipe, rung: int, start: int, stop: int) -> Divergence:
+    def read(self, recipe: Recipe, rung: int, start: int, stop: int) -> Divergence:
+        """See `Arena.read`; on rung 0 a window's two numbers are both the blocks' error."""
         if rung:
-            return super()._read(recipe, rung, start, stop)
+            return super().read(recipe, rung, start, stop)
         if self._errors is None:
             chosen = chosen_blocks(self._streamed.opened.blocks, self._count)
-            self._errors = BlockErrors(self._streamed, self._windows(0).tokens, chosen)
+            self._errors = BlockErrors(self._streamed, self.windows(0).tokens, chosen)
         errors = self._errors.measure(recipe)[start:stop]
         self._pruned_by = recipe  # should it climb
-        return Divergence(errors, ())
+        return Divergence(errors, errors)
 
-    def _windows(self, rung: int) -> Windows:
+    def compare(
+        self, rung: int, reading: Divergence, incumbents: Divergence
+    ) -> tuple[float, float]:
+        """See `Arena.compare`; errors are compared as divergences are."""
         if rung:
-            return super()._windows(rung)
-        # Of a page that is for derivatives, behind those that they read.
-        page = self._sampler.draw(1, self._plan.page)
-        return page.subset(self._plan.page - self._plan.screening, self._plan.page)
+            return super().compare(rung, reading, incumbents)
+        return log_ratio(reading.kl, incumbents.kl)
 
-    def _measurement(
+    def windows(self, rung: int) -> Windows:
+        """See `Arena.windows`."""
+        if rung:
+            return super().windows(rung)
+        # Of a page that is for derivatives, behind those that they read.
+        page = self._sampler.draw(1, self.plan.page)
+        return page.subset(self.plan.page - self.plan.screening, self.plan.page)
+
+    def measurement(
         self,
         reading: Divergence,
         rung: int,
-        incumbent: Divergence | None,
-        began: float,
+        incumbents: Divergence | None,
         notes: Mapping[str, Any],
     ) -> Measurement:
+        """See `Arena.measurement`."""
         if rung:
-            return super()._measurement(reading, rung, incumbent, began, notes)
+            return super().measurement(reading, rung, incumbents, notes)
         data: dict[str, Any] = {"block_errors": reading.kl, **notes}
-        if incumbent is not None:
-            ratio, error = log_ratio(reading.kl, incumbent.kl)
+        if incumbents is not None:
+            ratio, error = self.compare(0, reading, incumbents)
             data |= {"log_ratio": ratio, "standard_error": error}
-        windows = self._windows(0)
+        windows = self.windows(0)
         return Measurement(
             purpose="fitness",
             rung=0,
@@ -142,11 +157,10 @@ class SubsetJudge(IncumbentJudge):
             tokens=windows.tokens.numel(),
             loss=None,
             data=data,
-            seconds=time.perf_counter() - began,
         )
 
-    def _next_round(self, _: Divergence | None) -> None:
+    def next_round(self, _: Mapping[str, Any] | None) -> None:
         """Rung 1's windows become nobody's."""
-        super()._next_round(None)
+        super().next_round(None)
         self._references.clear()
         self._readings.clear()

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
 from prunerzero.data.windows import WindowSampler
 from prunerzero.evaluation.comparison import Comparison, Measures
+from prunerzero.evolution.arena import Arena
 from prunerzero.evolution.guidance import measure_guidance
-from prunerzero.evolution.judging import IncumbentJudge, RungPlan
 from prunerzero.evolution.loop import MeasureGuidance
 from prunerzero.evolution.masking import Masker
+from prunerzero.evolution.rungs import RungPlan
+from prunerzero.evolution.settings import FitnessKind
 from prunerzero.evolution.streamed import StreamedMasker, measure_streamed_guidance
-from prunerzero.evolution.subset import SubsetJudge
+from prunerzero.evolution.subset import SubsetArena
 from prunerzero.models import Compute, compute_for, find_blocks, load_model
 from prunerzero.models.blocks import Block
 from prunerzero.models.loading import context_limit
 from prunerzero.models.matrices import Matrix
 from prunerzero.models.selection import Selection
+from prunerzero.models.snapshot import DenseWeights
 from prunerzero.progress import Report
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.pruning.pruner import DenseStatistics
@@ -76,13 +80,20 @@ class Workbench(ABC):
         """What prunes the model; it is shown a few windows."""
 
     @abstractmethod
-    def judge(
-        self, masker: Masker, sampler: WindowSampler, plan: RungPlan, uniform: bool
-    ) -> IncumbentJudge:
-        """What measures candidates; ``uniform``: all of them are equally sparse everywhere."""
+    def arena(
+        self,
+        masker: Masker,
+        sampler: WindowSampler,
+        plan: RungPlan,
+        fitness: FitnessKind,
+        name: str,
+        *,
+        uniform: bool,
+    ) -> Arena:
+        """What candidates are read on; ``uniform``: all of them are equally sparse everywhere."""
 
     @abstractmethod
-    def comparison(self, tokens: Tensor, report: Report) -> Measures:
+    def comparison(self, tokens: Tensor, statistics: DenseStatistics, report: Report) -> Measures:
         """What takes the closing measurements, by these calibration windows."""
 
 
@@ -121,21 +132,36 @@ class WholeModel(Workbench):
 
     def masker(self, tokens: Tensor, statistics: DenseStatistics, pattern: Pattern) -> Masker:  # noqa: ARG002
         """See `Workbench.masker`."""
-        return Masker(self.network, self.matrices, statistics, pattern)
+        return Masker(self.network, self.matrices, statistics, pattern, self._dense)
 
-    def judge(
+    def arena(
         self,
         masker: Masker,
         sampler: WindowSampler,
         plan: RungPlan,
+        fitness: FitnessKind,
+        name: str,
+        *,
         uniform: bool,  # noqa: ARG002
-    ) -> IncumbentJudge:
-        """See `Workbench.judge`."""
-        return IncumbentJudge(masker, sampler, self.compute, plan)
+    ) -> Arena:
+        """See `Workbench.arena`."""
+        return Arena(masker, sampler, self.compute, plan, fitness, name)
 
-    def comparison(self, tokens: Tensor, report: Report) -> Comparison:
+    def comparison(
+        self,
+        tokens: Tensor,
+        statistics: DenseStatistics,  # noqa: ARG002
+        report: Report,
+    ) -> Comparison:
         """See `Workbench.comparison`."""
-        return Comparison(self.network, self.blocks, tokens, self.compute, report=report)
+        return Comparison(
+            self.network, self.blocks, tokens, self.compute, report=report, dense=self._dense
+        )
+
+    @cached_property
+    def _dense(self) -> DenseWeights:
+        """Taken before anything is pruned, for all maskers and comparisons."""
+        return DenseWeights(self.matrices)
 
 
 class StreamedModel(Workbench):
@@ -154,12 +180,6 @@ class StreamedModel(Workbench):
         self.blocks = self.opened.blocks
         self.identity = fingerprint(self.opened.directory, self.opened.checkpoint)
         self.measure_guidance = measure_streamed_guidance
-        self._statistics: StoredStatistics | None = None
-
-    @property
-    def rounding(self) -> dict[str, Any] | None:
-        """What storing gradients in bfloat16 did (`StoredStatistics`)."""
-        return self._statistics.rounding if self._statistics else None
 
     def plan(self, plan: RungPlan) -> RungPlan:
         """See `Workbench.plan`."""
@@ -167,8 +187,7 @@ class StreamedModel(Workbench):
 
     def gather(self, tokens: Tensor, terminals: frozenset[str], report: Report) -> StoredStatistics:
         """See `Workbench.gather`."""
-        self._statistics = gather_stored(self.opened, tokens, terminals, report)
-        return self._statistics
+        return gather_stored(self.opened, tokens, terminals, report)
 
     def masker(
         self, tokens: Tensor, statistics: DenseStatistics, pattern: Pattern
@@ -176,17 +195,26 @@ class StreamedModel(Workbench):
         """See `Workbench.masker`."""
         return StreamedMasker(self.opened, tokens, statistics, pattern)
 
-    def judge(
-        self, masker: Masker, sampler: WindowSampler, plan: RungPlan, uniform: bool
-    ) -> IncumbentJudge:
-        """See `Workbench.judge`."""
+    def arena(
+        self,
+        masker: Masker,
+        sampler: WindowSampler,
+        plan: RungPlan,
+        fitness: FitnessKind,
+        name: str,
+        *,
+        uniform: bool,
+    ) -> Arena:
+        """See `Workbench.arena`."""
         if not uniform:
-            return IncumbentJudge(masker, sampler, self.compute, plan)
+            return Arena(masker, sampler, self.compute, plan, fitness, name)
         assert isinstance(masker, StreamedMasker)
         count = max(FEWEST_BLOCKS, len(self.blocks) // ONE_BLOCK_IN)
-        return SubsetJudge(masker, sampler, self.compute, plan, count)
+        return SubsetArena(masker, sampler, self.compute, plan, fitness, name, count=count)
 
-    def comparison(self, tokens: Tensor, report: Report) -> StreamedComparison:
+    def comparison(
+        self, tokens: Tensor, statistics: DenseStatistics, report: Report
+    ) -> StreamedComparison:
         """See `Workbench.comparison`."""
-        assert self._statistics is not None, "statistics come first"
-        return StreamedComparison(self.opened, self._statistics, tokens, report)
+        assert isinstance(statistics, StoredStatistics)
+        return StreamedComparison(self.opened, statistics, tokens, report)

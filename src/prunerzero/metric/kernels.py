@@ -1,11 +1,14 @@
 """What each operator computes: functions of float32 tensors, all of two dimensions.
 
+The paper's operators overflow as the reference's do. The others are finite for finite arguments.
+
 Only tensor methods are used, so that declaring operators does not import torch.
 """
 
 from __future__ import annotations
 
-from functools import reduce
+from collections.abc import Callable
+from functools import partial, reduce
 from operator import mul
 from typing import TYPE_CHECKING
 
@@ -81,7 +84,7 @@ def ratio(a: Tensor, b: Tensor) -> Tensor:
 
 
 def power(x: Tensor, exponent: float) -> Tensor:
-    """abs(x) ** exponent.
+    """abs(x) ** exponent, kept finite.
 
     Multiples of a quarter are products of square roots, several times faster than logarithms and
     within 3 units in the last place.
@@ -89,7 +92,7 @@ def power(x: Tensor, exponent: float) -> Tensor:
     magnitude = x.abs()
     quarters = 4.0 * exponent
     if not (0 < exponent <= LARGEST_ROOTED and quarters.is_integer()):
-        return magnitude.pow_(exponent)
+        return _bounded(magnitude.pow_(exponent), exponent)
     whole, part = divmod(int(quarters), 4)
     factors = [magnitude] * whole
     if part:
@@ -98,22 +101,59 @@ def power(x: Tensor, exponent: float) -> Tensor:
             factors.append(half)
         if part % 2:
             factors.append(half.sqrt())
-    return reduce(mul, factors)
+    return _bounded(reduce(mul, factors), exponent)
 
 
-def row_std(x: Tensor) -> Tensor:
-    """Unbiased standard deviation of each row; of one element NaN."""
-    return _std(x, dim=1)
+def _bounded(powers: Tensor, exponent: float) -> Tensor:
+    # Exponents from 0 to 1 give nothing larger than the base, or 1.
+    return powers if 0 <= exponent <= 1 else powers.clamp_(max=FLOAT32_MAX)
 
 
-def column_std(x: Tensor) -> Tensor:
-    """Unbiased standard deviation of each column; of one element NaN."""
-    return _std(x, dim=0)
+def total(x: Tensor, dim: int) -> Tensor:
+    """Sums along a dimension, kept finite."""
+    return _kept_finite(x, lambda values: values.sum(dim=dim, keepdim=True))
+
+
+def mean(x: Tensor, dim: int) -> Tensor:
+    """Means along a dimension, whatever their sums are."""
+    return _kept_finite(x, lambda values: values.mean(dim=dim, keepdim=True))
+
+
+def std(x: Tensor, dim: int) -> Tensor:
+    """Unbiased standard deviations along a dimension; 0 of a single element."""
+    if x.shape[dim] == 1:
+        return x * 0.0
+    return _kept_finite(x, lambda values: values.std(dim=dim, keepdim=True))
+
+
+row_sum, column_sum = partial(total, dim=1), partial(total, dim=0)
+row_mean, column_mean = partial(mean, dim=1), partial(mean, dim=0)
+row_std, column_std = partial(std, dim=1), partial(std, dim=0)
+
+
+def _kept_finite(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """A reduction in float32; in float64 and clamped where that overflows.
+
+    Elements that do not overflow keep their float32 value, whatever the others do: a row's result
+    must not depend on the rows that are computed with it.
+    """
+    found = function(x)
+    finite = found.isfinite()
+    if finite.all():
+        return found
+    wide = function(x.double())  # infinite only where an argument is
+    clamped = wide.clamp(-FLOAT32_MAX, FLOAT32_MAX).to(found.dtype)
+    return found.where(finite | ~wide.isfinite(), clamped)
 
 
 def row_normalised(x: Tensor) -> Tensor:
     """Each row over its mean magnitude, by `ratio`, so that a row of zeros stays zero."""
-    return ratio(x, x.abs().mean(dim=1, keepdim=True))
+    return ratio(x, *row_magnitude(x))
+
+
+def row_magnitude(x: Tensor) -> tuple[Tensor]:
+    """Mean magnitude of each row."""
+    return (mean(x.abs(), dim=1),)
 
 
 def column_normalised(x: Tensor) -> Tensor:
@@ -123,15 +163,9 @@ def column_normalised(x: Tensor) -> Tensor:
 
 def column_magnitude(x: Tensor) -> tuple[Tensor]:
     """Mean magnitude of each column."""
-    return (x.abs().mean(dim=0, keepdim=True),)
+    return (mean(x.abs(), dim=0),)
 
 
 def _broadcast(x: Tensor, y: Tensor) -> tuple[int, int]:
     # The dimensions are the larger of each pair, so no call of torch itself is needed.
     return max(x.shape[0], y.shape[0]), max(x.shape[1], y.shape[1])
-
-
-def _std(x: Tensor, dim: int) -> Tensor:
-    if x.shape[dim] == 1:  # torch says the same, with a warning
-        return x * float("nan")
-    return x.std(dim=dim, keepdim=True)

@@ -28,8 +28,9 @@ class Split(NamedTuple):
     """A kernel in two parts: ``kernel(*args) = finish(*args, *reduce(*args))``.
 
     Attributes:
-        reduce: What needs the whole arguments; gives a few tensors ``[1, in]`` or smaller.
-        finish: The rest, row by row.
+        reduce: What needs the whole arguments; gives a few tensors ``[1, in]``, ``[out, 1]`` or
+            smaller.
+        finish: The rest, value by value.
     """
 
     reduce: Callable[..., tuple[Tensor, ...]]
@@ -61,7 +62,9 @@ class Operator:
         error_growth_non_negative: The same where no argument can be negative.
         row_local: A row of the result depends on no other row of the arguments, so that the
             search may compute it in blocks of rows.
-        split: How to do so for a kernel that is not row-local but for a few reductions.
+        split: How to do so for a kernel that is not row-local but for a few reductions; and how to
+            fix what a normaliser divides by.
+        elementwise: Each value of the result depends on the arguments' values in its place alone.
     """
 
     name: str
@@ -81,6 +84,7 @@ class Operator:
     error_growth_non_negative: float = math.inf
     row_local: bool = False
     split: Split | None = None
+    elementwise: bool = False
 
 
 OPERATORS: dict[str, Operator] = {}
@@ -318,15 +322,16 @@ _EXTENDED = (
         bounds=_ratio, error_growth=1,
     ),
     Operator(
-        "power", 2, kernels.power, "|a| ** c, c a real constant", symbol="**", bounds=_power,
+        "power", 2, kernels.power, "|a| ** c, c a real constant, clamped to finite",
+        symbol="**", bounds=_power,
         shape=lambda base, _exponent: base, constant_exponent=True,
     ),
     Operator(
-        "rowsum", 1, lambda x: x.sum(dim=1, keepdim=True), "sum of each row",
+        "rowsum", 1, kernels.row_sum, "sum of each row",
         bounds=_sign_of, shape=_one_column, error_growth_non_negative=1,
     ),
     Operator(
-        "rowmean", 1, lambda x: x.mean(dim=1, keepdim=True), "mean of each row",
+        "rowmean", 1, kernels.row_mean, "mean of each row",
         bounds=_sign_of, shape=_one_column, error_growth_non_negative=1,
     ),
     Operator(
@@ -338,11 +343,11 @@ _EXTENDED = (
         bounds=_non_negative, shape=_one_column,
     ),
     Operator(
-        "colsum", 1, lambda x: x.sum(dim=0, keepdim=True), "sum of each column",
+        "colsum", 1, kernels.column_sum, "sum of each column",
         bounds=_sign_of, shape=_one_row, error_growth_non_negative=1,
     ),
     Operator(
-        "colmean", 1, lambda x: x.mean(dim=0, keepdim=True), "mean of each column",
+        "colmean", 1, kernels.column_mean, "mean of each column",
         bounds=_sign_of, shape=_one_row, error_growth_non_negative=1,
     ),
     Operator(
@@ -356,6 +361,7 @@ _EXTENDED = (
     Operator(
         "rown", 1, kernels.row_normalised, "x / rowmean(|x|)", bounds=_sign_of,
         increasing_within=ANYTHING, scale=_one_column, error_growth=2,
+        split=Split(kernels.row_magnitude, kernels.ratio),
     ),
     Operator(
         "coln", 1, kernels.column_normalised, "x / colmean(|x|)", bounds=_sign_of,
@@ -366,8 +372,12 @@ _EXTENDED = (
 
 # Those that reduce columns or the whole matrix; all others are row-local.
 _WHOLE = frozenset({"div", "mms", "zsn", "colsum", "colmean", "colmax", "colstd", "coln"})
+_ROWWISE = frozenset({"rowsum", "rowmean", "rowmax", "rowstd", "rown"})
 for _operators, _paper in ((_PAPER, True), (_EXTENDED, False)):
     for _operator in _operators:
         OPERATORS[_operator.name] = replace(
-            _operator, paper=_paper, row_local=_operator.name not in _WHOLE
+            _operator,
+            paper=_paper,
+            row_local=_operator.name not in _WHOLE,
+            elementwise=_operator.name not in _WHOLE | _ROWWISE,
         )

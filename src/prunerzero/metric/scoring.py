@@ -1,7 +1,8 @@
 """Scoring: the value of an expression on tensors, in float32.
 
 The only module of the language that imports torch. `evaluate` is the plain path on whole matrices;
-`RowScorer` gives the same values block by block, so that intermediate ones stay in cache.
+`RowScorer` gives the same values block by block, so that intermediate ones stay in cache;
+`ColumnScorer` scores a few columns of a weight that is changing.
 """
 
 from __future__ import annotations
@@ -200,6 +201,65 @@ class RowScorer:
         if split is None or not _is_split(node):
             return (whole(node),)
         return split.reduce(*map(whole, node.args))
+
+
+class ColumnScorer:
+    """An expression on a few columns at a time, of a weight that changes as it is pruned.
+
+    What an operator needs of a whole row, column or matrix (a sum, an extreme) is taken once, from
+    the weight as it was; values in their place follow the changing weight.
+
+    Args:
+        expression: The expression.
+        inputs: As for `evaluate`, with the weight before any change.
+    """
+
+    def __init__(self, expression: Node, inputs: Mapping[str, Tensor]) -> None:
+        self._inputs = inputs
+        self._known: dict[Node, Parts] = {}
+        self._prepare(expression)
+        self._plan = _plan(expression, frozenset(self._known))
+        self._device = next((tensor.device for tensor in inputs.values()), None)
+
+    @torch.no_grad()
+    def columns(self, columns: slice, weight: Tensor) -> Tensor:
+        """Scores of some columns.
+
+        Args:
+            columns: Which.
+            weight: What is in them now, float32 ``[out, columns]``.
+
+        Returns:
+            float32 ``[out or 1, columns]``; it must not be written to.
+        """
+        now = weight.abs()
+
+        def read(name: str, _: slice) -> Tensor:
+            return now if name == "W" else _of_columns(self._inputs[name], columns)
+
+        known = {
+            node: tuple(_of_columns(part, columns) for part in parts)
+            for node, parts in self._known.items()
+        }
+        return _run(self._plan, read, ALL_ROWS, known, self._device)
+
+    def _prepare(self, node: Node) -> None:
+        if not isinstance(node, Call) or node in self._known:
+            return
+        operator = OPERATORS[node.operator]
+        if not operator.elementwise:
+            if operator.split is None or not _is_split(node):
+                self._known[node] = (evaluate(node, self._inputs),)
+                return
+            values = [evaluate(arg, self._inputs) for arg in node.args]
+            self._known[node] = operator.split.reduce(*values)
+        for arg in node.args:
+            self._prepare(arg)
+
+
+def _of_columns(part: Tensor, columns: slice) -> Tensor:
+    spans_columns = part.dim() == 2 and part.shape[1] > 1
+    return part[:, columns] if spans_columns else part
 
 
 def score(expression: Node, tensors: Mapping[str, Tensor | None]) -> Tensor:

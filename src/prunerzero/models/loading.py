@@ -21,6 +21,7 @@ from prunerzero.models.compute import DTYPES, find_device
 from prunerzero.models.finite import is_finite
 from prunerzero.models.hub import reachable
 from prunerzero.models.names import check_model_name, converted_directory, gguf_file
+from prunerzero.models.pickled import without_pickle
 from prunerzero.models.placement import place
 from prunerzero.packing.checkpoint import DenseCheckpoint
 from prunerzero.packing.index import is_packed
@@ -37,6 +38,7 @@ def load_model(
     dtype: str | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
+    allow_pickle: bool = False,
     accelerate: Literal["2:4"] | None = None,
 ) -> tuple[Any, Any]:
     """Loads a causal LM in evaluation mode, and its tokenizer.
@@ -48,6 +50,8 @@ def load_model(
         device: ``cpu``, ``cuda:0``...; None takes the first GPU, else the CPU; ``auto`` spreads the
             blocks over all GPUs (`prunerzero.models.placement`).
         trust_remote_code: run code that comes with the checkpoint.
+        allow_pickle: convert a directory of pickle files (``pytorch_model.bin``), reading tensors
+            and nothing else of them.
         accelerate: ``2:4`` makes matrices of that pattern semi-structured sparse tensors, on a GPU
             and in half precision; what that brought is in ``model.acceleration`` and logged.
 
@@ -64,7 +68,7 @@ def load_model(
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"dtype '{dtype}': not one of {', '.join(DTYPES)}")
     find_device(device)
-    source = locate_model(name)
+    source = locate_model(without_pickle(name) if allow_pickle else name)
     local = Path(source).is_dir() or not reachable(source)
     options = {"local_files_only": local, "trust_remote_code": trust_remote_code}
     load = load_packed if is_packed(source) else AutoModelForCausalLM.from_pretrained

@@ -14,6 +14,7 @@ from prunerzero.files import cache_dir
 # Demo aliases: name -> asset that holds the GGUF file.
 ALIASES = {"smollm2": "smollm2"}
 
+LONGEST_ID = 200  # characters; the hub allows 96
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 
@@ -31,16 +32,16 @@ def check_model_name(name: str | os.PathLike[str]) -> None:
     path = Path(name)
     if name in ALIASES:
         asset_path(ALIASES[name])
-    elif name.strip() and path.is_dir():
+    elif name.strip() and os.path.isdir(name):  # `Path` raises for names that are too long
         refuse_adapter(path)
         if not (path / "config.json").is_file():
             raise InputError(f"model '{name}': the directory holds no config.json")
-    elif path.is_file():
+    elif os.path.isfile(name):
         if path.suffix != ".gguf":
             raise InputError(f"model '{name}': a file, but not a .gguf file or a model directory")
     elif path.suffix == ".gguf" or name.startswith((".", "/", "~")):
         raise InputError(f"model '{name}': no such file or directory")
-    elif not _HUB_ID.fullmatch(name):
+    elif len(name) > LONGEST_ID or not _HUB_ID.fullmatch(name):
         raise InputError(
             f"model '{name}': not a directory, not an alias ({', '.join(ALIASES)}), "
             "and not a hub id (owner/name)"
@@ -65,7 +66,7 @@ def gguf_file(name: str) -> Path | None:
     if name in ALIASES:
         return asset_path(ALIASES[name])
     path = Path(name)
-    return path if path.suffix == ".gguf" and path.is_file() else None
+    return path if path.suffix == ".gguf" and os.path.isfile(path) else None
 
 
 def converted_directory(gguf: Path) -> Path:

@@ -108,10 +108,10 @@ def _weight_files(directory: Path) -> list[WeightFile]:
         return _shard_files(directory / SHARDED)
     others = [path.name for path in sorted(directory.iterdir()) if path.name.endswith(_WEIGHTS)]
     reason = f"its weights are in {others[0]}" if others else "it has no weight files"
-    raise InputError(
-        f"checkpoint {directory}: no {SINGLE} ({reason}); load it with transformers and "
-        "save_pretrained it to get one"
-    )
+    advice = "load it with transformers and save_pretrained it to get one"
+    if any(name.startswith("pytorch_model") for name in others):
+        advice = "pickle files can run code; if you trust their source, give --allow-pickle"
+    raise InputError(f"checkpoint {directory}: no {SINGLE} ({reason}); {advice}")
 
 
 def _shard_files(index: Path) -> list[WeightFile]:

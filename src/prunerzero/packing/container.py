@@ -60,7 +60,7 @@ class ShardWriter:
         """
         start, self._end = self._end, self._end + data.nbytes
         self._entries[name] = _entry(dtype, shape, start, self._end)
-        data.tofile(self._stream)
+        self._stream.write(data.data)  # `tofile` would not say why it failed
 
     def __enter__(self) -> Self:
         return self

@@ -19,7 +19,8 @@ from prunerzero.pruning.pattern import Pattern
 LOWEST, HIGHEST = Fraction(5, 100), Fraction(95, 100)  # widened to contain the pattern's sparsity
 MOST_KNOTS = 1024  # points of a curve
 
-Offset = Annotated[float, Field(allow_inf_nan=False)]
+# Shares of 1, so anything beyond a few is meant as a bound; larger ones would overflow.
+Offset = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
 
 
 class MatrixShape(NamedTuple):

@@ -11,6 +11,13 @@ from prunerzero.recipe import Recipe
 
 CARD = "README.md"
 
+KEPT = {
+    "none": "as they were",
+    "sparsegpt": "updated by SparseGPT",
+    "sparsegpt-adaptive": "chosen and updated along the way by SparseGPT",
+    "dsnot": "as they were; the mask refined by DSnoT",
+}
+
 
 def model_card(record: Mapping[str, Any]) -> str:
     """Markdown for people who find the checkpoint, from the content of ``pruning.json``."""
@@ -23,6 +30,7 @@ def model_card(record: Mapping[str, Any]) -> str:
         ("pruned matrices' share of the blocks' weights", f"{record['coverage']:.1%}"),
         ("weights ranked", f"per {recipe.group}"),
         ("allocation", recipe.allocation.name),
+        ("kept weights", KEPT[recipe.update]),
         ("statistics", "sequential" if settings["sequential"] else "one-shot"),
         ("calibration", _calibration(settings["calibration"])),
         ("seed", settings["seed"]),

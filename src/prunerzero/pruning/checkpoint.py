@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 from collections.abc import Collection
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from prunerzero import __version__
 from prunerzero.data.sources import evaluation_documents
 from prunerzero.errors import InputError
-from prunerzero.files import atomic_directory, read_json, write_json
+from prunerzero.files import atomic_directory, json_text, read_json, write_json
 from prunerzero.pruning.card import CARD, model_card
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 RECORD = "pruning.json"
 FORMAT = 1
+CHECKSUM = "sha256"  # of all else in the record
 USUAL_SHARD = 5_000_000_000
 
 
@@ -49,13 +52,22 @@ def save_checkpoint(
             write_record(temporary, result, source)
     except SafetensorError as error:  # its way to say that the disk is full
         raise InputError(f"{directory}: cannot be written ({error})") from None
+    except Exception as error:
+        if "(os error " not in str(error):  # the same of the tokenizers' library
+            raise
+        raise InputError(f"{directory}: cannot be written ({error})") from None
 
 
 def write_record(directory: Path, result: PruneResult, source: str) -> None:
     """Writes ``pruning.json`` and the model card."""
     document = record(result, source)
-    write_json(directory / RECORD, document)
+    write_json(directory / RECORD, sealed(document))
     (directory / CARD).write_text(model_card(document), encoding="utf-8")
+
+
+def sealed(document: dict[str, Any]) -> dict[str, Any]:
+    """A record with its checksum."""
+    return document | {CHECKSUM: _digest(document)}
 
 
 def shard_size(source: str) -> int:
@@ -98,10 +110,9 @@ def seen_documents(model: str) -> frozenset[str]:
     Raises:
         InputError: if the directory's ``pruning.json`` is not one of ours.
     """
-    path = Path(model) / RECORD
-    if not path.is_file():
+    document = read_record(model)
+    if document is None:
         return frozenset()
-    document = read_json(path, "pruning record")
     try:
         settings = document["settings"]
         recipe = settings["recipe"]
@@ -109,7 +120,7 @@ def seen_documents(model: str) -> frozenset[str]:
         seen = frozenset(name for use in uses if use for name in use["documents"])
         return seen.union(document["model_seen"])
     except (KeyError, TypeError, AttributeError):
-        raise InputError(f"pruning record {path}: not written by prunerzero, or altered") from None
+        raise _foreign(model) from None
 
 
 def refuse_seen(text: str | Path, seen: Collection[str]) -> None:
@@ -144,11 +155,44 @@ def pruned_from(model: str) -> tuple[str, dict[str, Any]] | None:
     Raises:
         InputError: if the directory's ``pruning.json`` is not one of ours.
     """
+    document = read_record(model)
+    if document is None:
+        return None
+    try:
+        return str(document["model"]), dict(document["settings"])
+    except (KeyError, TypeError, ValueError):
+        raise _foreign(model) from None
+
+
+def read_record(model: str) -> dict[str, Any] | None:
+    """The record of a checkpoint.
+
+    Args:
+        model: a model's name as a user gives it.
+
+    Returns:
+        None for anything but one of our checkpoints.
+
+    Raises:
+        InputError: if the directory's ``pruning.json`` is too large, altered, or not one of ours.
+    """
     path = Path(model) / RECORD
     if not path.is_file():
         return None
     document = read_json(path, "pruning record")
-    try:
-        return str(document["model"]), dict(document["settings"])
-    except (KeyError, TypeError, ValueError):
-        raise InputError(f"pruning record {path}: not written by prunerzero, or altered") from None
+    if not isinstance(document, dict) or document.pop(CHECKSUM, None) != _digest(document):
+        raise _foreign(model)
+    return document
+
+
+def _digest(document: dict[str, Any]) -> str:
+    plain = json.loads(json_text(document))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def _foreign(model: str) -> InputError:
+    path = Path(model) / RECORD
+    return InputError(
+        f"pruning record {path}: not written by prunerzero, or altered (its checksum differs); "
+        "prune again"
+    )

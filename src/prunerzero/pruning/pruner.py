@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from prunerzero.errors import InputError
+from prunerzero.errors import UnusableScores as UnusableScores
 from prunerzero.metric import Metric
 from prunerzero.models.blocks import (
     EVERYTHING,
     Block,
     Matrix,
     Selection,
-    apply_mask,
     coverage,
     find_blocks,
 )
@@ -27,6 +27,7 @@ from prunerzero.models.compute import Compute, compute_for
 from prunerzero.models.replay import Replay
 from prunerzero.progress import Report, silent
 from prunerzero.pruning.calibration import calibration_windows, describe
+from prunerzero.pruning.matrix import prune_matrix
 from prunerzero.pruning.memory import peak_rss_bytes
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.recipe import Recipe
@@ -35,10 +36,6 @@ from prunerzero.statistics.collectors import FORWARD, Sample, raw_sums, terminal
 from prunerzero.statistics.gathering import ActivationSums, RawStatistics
 
 REPLAY_TOKENS = 1024
-
-
-class UnusableScores(InputError):
-    """A metric gives scores that cannot rank weights: not finite, or all the same."""
 
 
 @dataclass(frozen=True)
@@ -279,6 +276,7 @@ def run_loop(
     for block in blocks:
         with hold(block):
             measured = None
+            terminals: dict[str, Tensor] = {}
             if replay and tokens is not None:
                 sample = Sample(tokens.shape[0], tokens.numel())
                 sums = _replayed_sums(replay, block, replayed)
@@ -289,8 +287,9 @@ def run_loop(
                 if measured:
                     mine = terminals_of(recipe.terminals, replayed)
                     terminals = terminals | measured.of(matrix, mine)
-                mask = matrix_mask(recipe, matrix, terminals, pattern, sparsities[matrix.name])
-                apply_mask(matrix, mask)
+                prune_matrix(recipe, matrix, terminals, pattern, sparsities[matrix.name])
+            # The next block's Gram matrices shall not find this one's still there.
+            measured, terminals = None, {}
             if replay and block is not blocks[-1]:
                 replay.advance(replay.run(block))
         report("pruning", block.index + 1, blocks[-1].index + 1)
@@ -322,38 +321,6 @@ def plan_sparsities(blocks: list[Block], recipe: Recipe, pattern: Pattern) -> di
         recipe.metric_for(matrix.kind, matrix.family)
         pattern.check_width(matrix.shape.columns, matrix.name)
     return recipe.allocation.sparsities([matrix.shape for matrix in matrices], pattern)
-
-
-def matrix_mask(
-    recipe: Recipe,
-    matrix: Matrix,
-    terminals: dict[str, Tensor],
-    pattern: Pattern,
-    sparsity: Fraction,
-) -> Tensor:
-    """The mask ``[out, in]`` (True = kept) that a recipe gives one matrix.
-
-    Args:
-        recipe: the recipe.
-        matrix: the matrix, holding its dense weight.
-        terminals: its data terminals by name.
-        pattern: the run's pattern.
-        sparsity: this matrix's share of it (ignored for N:M).
-
-    Raises:
-        UnusableScores: if the scores are not finite.
-    """
-    metric = recipe.metric_for(matrix.kind, matrix.family)
-    scores = metric.score(W=matrix.weight, **terminals)
-    if not torch.isfinite(scores).all():
-        raise UnusableScores(
-            f"metric '{metric}': scores of {matrix.name} are not finite, so they rank nothing"
-        )
-    if pattern.is_nm:
-        return pattern.mask(scores)
-    if sparsity == 0:
-        return torch.ones_like(scores, dtype=torch.bool)
-    return Pattern.unstructured(sparsity).mask(scores, group=recipe.group)
 
 
 def matrix_results(blocks: list[Block]) -> tuple[MatrixResult, ...]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from prunerzero.analysis.readings import analysis_path
 from prunerzero.errors import InputError
 from prunerzero.files import read_json
 from prunerzero.report.document import (
@@ -114,11 +115,6 @@ class _EvaluationFile(_Foreign):
 
 
 _File = TypeVar("_File", bound=_Foreign)
-
-
-def analysis_path(study: Path) -> Path:
-    """Where ``prunerzero analyze`` keeps the analysis of a study."""
-    return study.with_name(study.name.removesuffix(".db") + ".analysis.json")
 
 
 def read_analysis(study: Path) -> FoundAnalysis | None:

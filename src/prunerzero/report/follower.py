@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from prunerzero.analysis.readings import analysis_path
 from prunerzero.errors import InputError
 from prunerzero.report.data import Extras, Scale, build_document
 from prunerzero.report.detail import describe
 from prunerzero.report.document import Detail, Document
-from prunerzero.report.files import analysis_path, read_analysis
+from prunerzero.report.files import read_analysis
 from prunerzero.report.rows import Rows
 from prunerzero.study import Study
 

@@ -2,21 +2,22 @@
 
 A cache file holds one raw sum of every matrix. It is named by what determines it: the model's
 weights and configuration, the calibration tokens and the precision. It is written whole or not at
-all. A cache that cannot be read or written costs a second pass, never a run.
+all, with a checksum. A cache that cannot be read or written, or was altered, costs a second pass,
+never a run. Gram matrices are not kept: they can be larger than the model, and matrices share them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prunerzero.errors import InputError
@@ -24,11 +25,13 @@ from prunerzero.files import atomic_path, cache_dir
 from prunerzero.models.compute import Compute
 from prunerzero.models.matrices import Matrix
 from prunerzero.progress import Advance, silent
-from prunerzero.statistics.collectors import Sample, finish, raw_sums
+from prunerzero.statistics.collectors import GRAM, Sample, finish, raw_sums
 from prunerzero.statistics.gathering import RawStatistics, fill_unreached, gather_raw
 
 # Part of every key: raised when the meaning of the stored sums changes.
 VERSION = "1"
+
+CHECKSUM = "sha256"  # of the sums, in a cache file's header
 
 # Parts of a configuration that say where a model came from, not what it computes.
 PLACE = frozenset({"_name_or_path", "transformers_version", "architectures", "dtype"})
@@ -82,25 +85,46 @@ def gather_statistics(
     if not wanted:
         return Statistics({matrix.name: {} for matrix in matrices}, sample, matrices)
     parts = [VERSION, model_hash(model), tokens_hash(tokens), str(compute)]
-    paths = {key: _path([*parts, key]) for key in sorted(wanted)}
+    paths = {key: _path([*parts, key]) for key in sorted(wanted - {GRAM})}
     found: dict[str, dict[str, Tensor]] = {}
     for key, path in paths.items():
-        with suppress(SafetensorError, OSError, KeyError):
-            stored = load_file(path, device=str(compute.device))
-            found[key] = {matrix.name: stored[matrix.name] for matrix in matrices}
+        with suppress(SafetensorError, OSError, KeyError, InputError):
+            stored = _load(path)
+            found[key] = {
+                matrix.name: stored[matrix.name].to(compute.device) for matrix in matrices
+            }
     if missing := wanted - found.keys():
         gathered = gather_raw(model, matrices, tokens, missing, compute, advance)
         for key in missing:
             found[key] = {name: sums[key].contiguous() for name, sums in gathered.items()}
+            if key not in paths:
+                continue
             with (
                 suppress(SafetensorError, OSError, InputError),
                 atomic_path(paths[key]) as temporary,
             ):
-                save_file(found[key], temporary)
+                save_file(found[key], temporary, {CHECKSUM: _checksum(found[key])})
     raw = {
         matrix.name: {key: sums[matrix.name] for key, sums in found.items()} for matrix in matrices
     }
     return Statistics(raw, sample, matrices)
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+    if metadata.get(CHECKSUM) != _checksum(stored):
+        raise InputError(f"statistics {path}: altered")
+    return stored
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def model_hash(model: nn.Module) -> str:

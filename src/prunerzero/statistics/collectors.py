@@ -1,8 +1,8 @@
 """From raw sums gathered during calibration to the terminals of the metric language.
 
 A few raw sums serve all data terminals, so `W * A` and `W * sqrt(X)` share one pass: sums over
-tokens of each input feature's square, the number of these tokens, and the sum over sequences of
-each weight's squared gradient.
+tokens of each input feature, its square and its products with the others, the number of these
+tokens, and the sums over sequences of each weight's gradient and its square.
 """
 
 from __future__ import annotations
@@ -12,16 +12,22 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from prunerzero.statistics.hessian import inverse_factor
+
 # Reference factor on gradients before squaring (Pruner-Zero's public gradient script).
 GRADIENT_SCALE = 100.0
 
 ACTIVATION = "activation_square_sum"
 ROUTED = "routed_activation_square_sum"
+INPUT = "activation_sum"
+GRAM = "gram"
 TOKENS = "tokens"
 GRADIENT = "gradient_square_sum"
+SIGNED_GRADIENT = "gradient_sum"
 
-# The sums that come from forward passes alone.
-FORWARD = frozenset({ACTIVATION, ROUTED, TOKENS})
+# The sums that come from forward passes alone, and those that take a backward pass.
+FORWARD = frozenset({ACTIVATION, ROUTED, INPUT, GRAM, TOKENS})
+BACKWARD = frozenset({GRADIENT, SIGNED_GRADIENT})
 
 Raw = Mapping[str, Tensor]
 
@@ -39,8 +45,9 @@ class Collector:
     """How one terminal follows from raw sums.
 
     Attributes:
-        raw: names of the sums: `ACTIVATION`, `ROUTED` ``[1, in]``, `TOKENS` ``[1, 1]`` (an
-            expert's are those routed to it), `GRADIENT` ``[out, in]``.
+        raw: names of the sums: `ACTIVATION`, `ROUTED`, `INPUT` ``[1, in]``, `GRAM` ``[in, in]``,
+            `TOKENS` ``[1, 1]`` (an expert's are those routed to it), `GRADIENT`,
+            `SIGNED_GRADIENT` ``[out, in]``.
         finish: turns them into the terminal.
     """
 
@@ -57,13 +64,37 @@ COLLECTORS: dict[str, Collector] = {
     ),
     # R_j = sqrt(mean_t (r_t x_tj)^2), r_t the router's weight: MoE-Pruner is W * R.
     "R": Collector(frozenset({ROUTED, TOKENS}), lambda raw, _: (raw[ROUTED] / raw[TOKENS]).sqrt()),
+    # The mean and the variance of an input feature over tokens.
+    "Amean": Collector(frozenset({INPUT, TOKENS}), lambda raw, _: raw[INPUT] / raw[TOKENS]),
+    "Avar": Collector(frozenset({ACTIVATION, INPUT, TOKENS}), lambda raw, _: _variance(raw)),
+    # The Gram matrix X^T X itself, for updates; no terminal of the language.
+    "H": Collector(frozenset({GRAM}), lambda raw, _: raw[GRAM]),
+    # The diagonal of the inverse of X^T X / tokens, damped: OBS is W**2 / Hinv.
+    "Hinv": Collector(
+        frozenset({GRAM, TOKENS}),
+        lambda raw, _: inverse_factor(raw[GRAM]).diagonal[None] * raw[TOKENS],
+    ),
+    # The same for each feature without the features before it: SparseGPT is W**2 / Hfree.
+    "Hfree": Collector(
+        frozenset({GRAM, TOKENS}),
+        lambda raw, _: inverse_factor(raw[GRAM]).free[None] * raw[TOKENS],
+    ),
     # G = sqrt(sum_s (100 g_s)^2), one backward pass a sequence s, mean token loss.
     "G": Collector(frozenset({GRADIENT}), lambda raw, _: raw[GRADIENT].sqrt() * GRADIENT_SCALE),
     # F = sqrt(mean_s g_s^2): F^2 is the diagonal of the empirical Fisher matrix.
     "F": Collector(
         frozenset({GRADIENT}), lambda raw, sample: (raw[GRADIENT] / sample.sequences).sqrt()
     ),
+    # Gmean = mean_s g_s, the gradient of the mean loss: LLM-Pruner is W * abs(Gmean).
+    "Gmean": Collector(
+        frozenset({SIGNED_GRADIENT}), lambda raw, sample: raw[SIGNED_GRADIENT] / sample.sequences
+    ),
 }
+
+
+def _variance(raw: Raw) -> Tensor:
+    mean = raw[INPUT] / raw[TOKENS]
+    return (raw[ACTIVATION] / raw[TOKENS] - mean.square()).clamp_(min=0.0)
 
 
 def raw_sums(terminals: frozenset[str]) -> frozenset[str]:

@@ -15,16 +15,26 @@ from prunerzero.models.compute import Compute
 from prunerzero.models.matrices import Matrix
 from prunerzero.models.watching import watch_inputs
 from prunerzero.progress import Advance, silent
-from prunerzero.statistics.collectors import ACTIVATION, FORWARD, GRADIENT, ROUTED, TOKENS
+from prunerzero.statistics.collectors import (
+    ACTIVATION,
+    BACKWARD,
+    FORWARD,
+    GRADIENT,
+    GRAM,
+    INPUT,
+    ROUTED,
+    SIGNED_GRADIENT,
+    TOKENS,
+)
 
 RawStatistics = dict[str, dict[str, Tensor]]
 
 
 class ActivationSums:
-    """Sums the squares of every input feature over all tokens seen, in float32 ``[1, in]``.
+    """Sums over all tokens seen of what `FORWARD` names, in float32.
 
-    Layers that share one input (query, key and value) are given one reduction. An expert's tokens
-    are those that are routed to it.
+    Layers that share one input (query, key and value) are given one reduction, and one Gram matrix
+    between them. An expert's tokens are those that are routed to it.
 
     Args:
         matrices: the matrices to watch.
@@ -36,12 +46,16 @@ class ActivationSums:
         self._wanted = wanted & FORWARD
         self._sums: RawStatistics = {matrix.name: {} for matrix in self._matrices}
         self._last: tuple[Tensor, dict[str, Tensor]] | None = None
+        self._readers: list[str] = []  # the matrices that have met the last input
+        self._grams: dict[tuple[str, ...], Tensor] = {}  # by the matrices that met an input
         self._handles = watch_inputs(self._matrices, self._add)
 
     def _add(self, matrix: Matrix, inputs: Tensor, gates: Tensor | None) -> None:
         # The input tensor itself is kept so that its identity cannot be reused by another.
         if self._last is None or self._last[0] is not inputs:
+            self._add_gram()
             self._last = (inputs, self._reduced(matrix, inputs.detach(), gates))
+        self._readers.append(matrix.name)
         sums = self._sums[matrix.name]
         for name, value in self._last[1].items():
             sums[name] = sums[name] + value if name in sums else value.clone()
@@ -51,7 +65,9 @@ class ActivationSums:
         found = {}
         if ACTIVATION in self._wanted:
             found[ACTIVATION] = _square_sum(flat)
-        if TOKENS in self._wanted:
+        if INPUT in self._wanted:
+            found[INPUT] = flat.sum(0, keepdim=True)
+        if TOKENS in self._wanted or GRAM in self._wanted:
             found[TOKENS] = flat.new_full((1, 1), len(flat))
         if ROUTED in self._wanted:
             if matrix.siblings and gates is None:
@@ -61,23 +77,47 @@ class ActivationSums:
             found[ROUTED] = _square_sum(flat if gates is None else flat * gates[:, None].float())
         return found
 
+    def _add_gram(self) -> None:
+        """Adds the last input's Gram matrix, now that it is known who has met that input."""
+        if self._last is not None and GRAM in self._wanted:
+            inputs, readers = self._last[0].detach(), tuple(self._readers)
+            flat = inputs.reshape(-1, inputs.shape[-1]).float()
+            with torch.autocast(flat.device.type, enabled=False):
+                if readers in self._grams:
+                    self._grams[readers].addmm_(flat.T, flat)
+                else:
+                    self._grams[readers] = flat.T @ flat
+        self._last, self._readers = None, []
+
     def close(self) -> None:
         """Detaches from the model."""
-        self._last = None
+        self._add_gram()
         for handle in self._handles:
             handle.remove()
 
     def sums(self) -> RawStatistics:
-        """The sums; zeros for experts that no token met, and for layers that were not called."""
-        return {
-            matrix.name: dict(self._sums[matrix.name] or self._nothing(matrix))
-            for matrix in self._matrices
-        }
+        """The sums; zeros for experts that no token met, and for layers that were not called.
+
+        Matrices whose inputs were always the same are given the same Gram matrix, as one tensor.
+        """
+        found: RawStatistics = {}
+        totals: dict[tuple[tuple[str, ...], ...], Tensor] = {}
+        for matrix in self._matrices:
+            sums = self._sums[matrix.name] or self._nothing(matrix)
+            met = tuple(readers for readers in self._grams if matrix.name in readers)
+            if met:
+                if met not in totals:
+                    first, *others = (self._grams[readers] for readers in met)
+                    totals[met] = sum(others, start=first)
+                sums = sums | {GRAM: totals[met]}
+            found[matrix.name] = {name: sums[name] for name in self._wanted}
+        return found
 
     def _nothing(self, matrix: Matrix) -> dict[str, Tensor]:
-        zeros = torch.zeros(1, matrix.shape.columns, device=matrix.parameter.device)
-        sums = {ACTIVATION: zeros, ROUTED: zeros, TOKENS: zeros[:, :1]}
-        return {name: sums[name] for name in self._wanted}
+        columns = matrix.shape.columns
+        zeros = torch.zeros(1, columns, device=matrix.parameter.device)
+        sums = {ACTIVATION: zeros, ROUTED: zeros, INPUT: zeros, TOKENS: zeros[:, :1]}
+        return sums | ({GRAM: zeros.new_zeros(columns, columns)} if GRAM in self._wanted else {})
 
 
 def _square_sum(flat: Tensor) -> Tensor:
@@ -88,9 +128,9 @@ def fill_unreached(raw: RawStatistics, matrices: Iterable[Matrix]) -> list[str]:
     """Gives matrices that no token met statistics that can rank their weights.
 
     Experts are given the pooled statistics of the same block's other experts: activation sums and
-    token counts are added up, so that they see their siblings' mean token; sums of squared
-    gradients are averaged over the experts that were reached. Where there is nothing to pool (a
-    layer that the model holds but does not call) all inputs and gradients count as equal.
+    token counts are added up, so that they see their siblings' mean token; sums of gradients are
+    averaged over the experts that were reached. Where there is nothing to pool (a layer that the
+    model holds but does not call) all inputs and gradients count as equal, and inputs as unrelated.
 
     Args:
         raw: raw sums by matrix, changed in place.
@@ -111,16 +151,20 @@ def fill_unreached(raw: RawStatistics, matrices: Iterable[Matrix]) -> list[str]:
             pooled = _pooled([raw[m.name][kind] for m in stack if m not in missing], kind)
             for matrix in missing:
                 zeros = raw[matrix.name][kind]
-                raw[matrix.name][kind] = torch.ones_like(zeros) if pooled is None else pooled
+                raw[matrix.name][kind] = _alike(zeros, kind) if pooled is None else pooled
                 filled.add(matrix.name)
     return [matrix.name for stack in stacks.values() for matrix in stack if matrix.name in filled]
+
+
+def _alike(zeros: Tensor, kind: str) -> Tensor:
+    return torch.ones_like(zeros) if kind != GRAM else torch.ones_like(zeros).diag().diag()
 
 
 def _pooled(reached: list[Tensor], kind: str) -> Tensor | None:
     if not reached:
         return None
-    total = torch.stack(reached).sum(0)
-    return total / len(reached) if kind == GRADIENT else total
+    total = sum(reached[1:], start=reached[0])
+    return total / len(reached) if kind in BACKWARD else total
 
 
 def gather_raw(
@@ -148,7 +192,7 @@ def gather_raw(
     """
     base: Any = model.base_model
     activations = ActivationSums(matrices, wanted) if wanted & FORWARD else None
-    gradients = GradientSums(model, matrices) if GRADIENT in wanted else None
+    gradients = GradientSums(model, matrices, wanted) if wanted & BACKWARD else None
     found: RawStatistics = {matrix.name: {} for matrix in matrices}
     try:
         for done, window in enumerate(tokens.to(compute.device).split(1), start=1):
@@ -170,25 +214,33 @@ def gather_raw(
         found = activations.sums()
     if gradients is not None:
         for matrix in matrices:
-            stored = gradients.sums[matrix.parameter]
-            found[matrix.name][GRADIENT] = matrix.oriented(stored).contiguous()
+            found[matrix.name] |= gradients.of(matrix)
     return found
 
 
 class GradientSums:
-    """Sums squared gradients over backward passes; each gradient is freed as it appears.
+    """Sums gradients or their squares over backward passes; each is freed as it appears.
 
     While it is attached the matrices alone require gradients, whatever the model's owner had set.
+
+    Args:
+        model: what is run.
+        matrices: the matrices whose gradients are summed.
+        wanted: which sums, of `BACKWARD`.
     """
 
-    def __init__(self, model: nn.Module, matrices: Iterable[Matrix]) -> None:
-        self.sums: dict[nn.Parameter, Tensor] = {}
+    def __init__(
+        self, model: nn.Module, matrices: Iterable[Matrix], wanted: frozenset[str]
+    ) -> None:
+        self._sums: dict[nn.Parameter, dict[str, Tensor]] = {}
         self._required = {parameter: parameter.requires_grad for parameter in model.parameters()}
         model.requires_grad_(False)
         self._handles = []
         for parameter in dict.fromkeys(matrix.parameter for matrix in matrices):
             parameter.requires_grad_(True)
-            self.sums[parameter] = torch.zeros_like(parameter, dtype=torch.float32)
+            self._sums[parameter] = {
+                name: torch.zeros_like(parameter, dtype=torch.float32) for name in wanted & BACKWARD
+            }
             self._handles.append(parameter.register_post_accumulate_grad_hook(self._add))
 
     @torch.no_grad()
@@ -197,8 +249,17 @@ class GradientSums:
         gradient = parameter.grad
         assert gradient is not None
         gradient = gradient.float()
-        self.sums[parameter].addcmul_(gradient, gradient)
+        sums = self._sums[parameter]
+        if GRADIENT in sums:
+            sums[GRADIENT].addcmul_(gradient, gradient)
+        if SIGNED_GRADIENT in sums:
+            sums[SIGNED_GRADIENT].add_(gradient)
         parameter.grad = None
+
+    def of(self, matrix: Matrix) -> dict[str, Tensor]:
+        """The sums of one matrix, float32 ``[out, in]``."""
+        sums = self._sums[matrix.parameter]
+        return {name: matrix.oriented(stored).contiguous() for name, stored in sums.items()}
 
     def close(self) -> None:
         """Detaches from the model."""

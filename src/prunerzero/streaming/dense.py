@@ -21,7 +21,7 @@ from prunerzero.models.matrices import Matrix
 from prunerzero.models.replay import run_block
 from prunerzero.packing.weightfile import WeightFile
 from prunerzero.progress import Report
-from prunerzero.statistics.collectors import FORWARD, GRADIENT, Sample, finish
+from prunerzero.statistics.collectors import BACKWARD, FORWARD, Sample, finish
 from prunerzero.statistics.gathering import (
     ActivationSums,
     GradientSums,
@@ -76,7 +76,8 @@ class DensePass:
         self._windows = list(tokens.split(1))
         self._sample = Sample(tokens.shape[0], tokens.numel())
         self._sums = wanted & FORWARD
-        self._backward = GRADIENT in wanted
+        self._gradients = wanted & BACKWARD
+        self._backward = bool(self._gradients)
         self._compute = compute
         self._journal = journal
         self._report = report
@@ -167,7 +168,7 @@ class DensePass:
             inputs = States(chain.path(block.index), self._compute.device)
             outer = States(self._path(GRADIENTS, block.index + 1), self._compute.device)
             with self._store.loaded(block):
-                sums = GradientSums(block.module, block.matrices)
+                sums = GradientSums(block.module, block.matrices, self._gradients)
                 try:
                     inner = self._passed_back(block, inputs, outer, calls)
                     if block.index:
@@ -177,10 +178,7 @@ class DensePass:
                             pass
                 finally:
                     sums.close()
-                raw: RawStatistics = {
-                    matrix.name: {GRADIENT: matrix.oriented(sums.sums[matrix.parameter])}
-                    for matrix in block.matrices
-                }
+                raw: RawStatistics = {m.name: sums.of(m) for m in block.matrices}
             self._save(GRADIENT_SUMS, block, raw)
             done += 1
             self._journal.commit(backward=done)

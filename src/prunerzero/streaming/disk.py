@@ -13,7 +13,7 @@ from torch import Tensor
 from prunerzero.files import require_space
 from prunerzero.models.blocks import Block
 from prunerzero.packing.checkpoint import DenseCheckpoint
-from prunerzero.statistics.collectors import GRADIENT
+from prunerzero.statistics.collectors import BACKWARD, GRAM
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,16 @@ class Demand:
             once: raw sums of the dense model.
             replayed: those that are taken anew at every block.
         """
+        matrices = [matrix for block in blocks for matrix in block.matrices]
         width = int(getattr(config.get_text_config(), "hidden_size", 0) or 0)
         states = tokens.numel() * width * dtype.itemsize if tokens is not None else 0
         work = 0
         if once:
             # With gradients, every block's input and those of two gradients; else two inputs.
-            work = states * (len(blocks) + 3 if GRADIENT in once else 2)
-        if GRADIENT in once:
-            work += sum(m.weight.numel() for block in blocks for m in block.matrices) * 4
+            work = states * (len(blocks) + 3 if once & BACKWARD else 2)
+        work += sum(m.weight.numel() for m in matrices) * 4 * len(once & BACKWARD)
+        if GRAM in once:
+            work += sum(m.shape.columns**2 for m in matrices) * 4
         if replayed:
             work = max(work, states * 2)
         return cls(checkpoint.nbytes, work)

@@ -63,7 +63,7 @@ class Target:
             path = self._directory / file.path.name
             with path.open("rb+") as stream:
                 stream.seek(file.offsets[info.name])
-                bits.tofile(stream)
+                stream.write(bits.data)  # `tofile` would not say why it failed
             touched[path] = file
         for path in touched:
             sync(path)

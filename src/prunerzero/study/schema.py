@@ -67,9 +67,27 @@ MIGRATIONS: tuple[str, ...] = (
         data TEXT NOT NULL CHECK (json_valid(data))
     ) STRICT;
     """,
+    # 2: candidates that workers have, and a checksum in every row.
+    """
+    CREATE TABLE lease (
+        candidate_id INTEGER PRIMARY KEY REFERENCES candidate (id),
+        worker TEXT NOT NULL,
+        expires REAL NOT NULL
+    ) STRICT;
+    CREATE UNIQUE INDEX candidate_pending ON candidate (key) WHERE status = 'pending';
+
+    ALTER TABLE settings ADD COLUMN digest TEXT;
+    ALTER TABLE candidate ADD COLUMN digest TEXT;
+    ALTER TABLE duplicate ADD COLUMN digest TEXT;
+    ALTER TABLE measurement ADD COLUMN digest TEXT;
+    ALTER TABLE event ADD COLUMN digest TEXT;
+    """,
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)
+
+# The tables whose rows carry a checksum (`prunerzero.study.seals`).
+SEALED = ("settings", "candidate", "duplicate", "measurement", "event")
 
 # Each query returns the ids or keys that break the rule. What CHECK and REFERENCES can say is
 # not repeated here: SQLite's own integrity and foreign key checks cover it.
@@ -94,5 +112,19 @@ INVARIANTS: tuple[tuple[str, str], ...] = (
         "duplicate of a candidate that was not evaluated: key",
         """SELECT duplicate.key FROM duplicate JOIN candidate ON candidate.id = candidate_id
         WHERE status <> 'evaluated'""",
+    ),
+    (
+        "leased and yet settled: candidate",
+        """SELECT candidate_id FROM lease JOIN candidate ON candidate.id = candidate_id
+        WHERE status <> 'pending'""",
+    ),
+    *(
+        # Rows are only ever added, so a gap before the last one is a row that was removed.
+        (
+            f"rows are missing before {table}",
+            f"""SELECT id FROM {table} AS this WHERE id > 1
+            AND NOT EXISTS (SELECT 1 FROM {table} WHERE id = this.id - 1)""",
+        )
+        for table in ("candidate", "measurement", "event")
     ),
 )

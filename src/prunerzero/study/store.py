@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,9 +21,30 @@ from typing import Any, Self
 from prunerzero.errors import InputError
 from prunerzero.files import json_text
 from prunerzero.lock import ProcessLock, is_held
-from prunerzero.study.connection import connect, write_new
+from prunerzero.study import leases
+from prunerzero.study.connection import (
+    connect,
+    migrate,
+    migrated_copy,
+    storage_errors,
+    transaction,
+    write_new,
+)
 from prunerzero.study.records import Candidate, Event, Measurement, Purpose, Status
+from prunerzero.study.rows import (
+    candidate_of,
+    event_of,
+    insert_candidate,
+    insert_duplicate,
+    insert_event,
+    insert_measurement,
+    measurement_of,
+    replace_candidate,
+    rows_of,
+)
 from prunerzero.study.schema import APPLICATION_ID, INVARIANTS, SCHEMA_VERSION
+from prunerzero.study.seals import broken_seals, listed
+from prunerzero.study.settings import differences
 
 
 class Study:
@@ -39,17 +62,28 @@ class Study:
         except sqlite3.OperationalError as error:
             raise InputError(f"study {path}: cannot be opened ({error})") from None
         try:
-            self._verify()
-            if lock is not None:
-                self._connection.execute("PRAGMA journal_mode = WAL")
-                # In WAL mode NORMAL loses nothing when the process dies, SIGKILL included: what
-                # was written is the kernel's. Only a power cut can drop the last transactions,
-                # and even then the file stays consistent.
-                self._connection.execute("PRAGMA synchronous = NORMAL")
-                self._connection.execute("PRAGMA foreign_keys = ON")
+            version = self._verify()
+            if lock is None and version < SCHEMA_VERSION:
+                self._connection = migrated_copy(self._connection)
+            elif lock is not None:
+                self._prepare_writing()
         except BaseException:
             self._connection.close()
             raise
+
+    def _prepare_writing(self) -> None:
+        with storage_errors(self.path):
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            # In WAL mode NORMAL loses nothing when the process dies, SIGKILL included: what was
+            # written is the kernel's. Only a power cut can drop the last transactions, and even
+            # then the file stays consistent.
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+            self._connection.execute("PRAGMA foreign_keys = ON")
+            migrate(self._connection)
+        if problems := broken_seals(self._connection):
+            raise InputError(f"study {self.path}: {problems[0]}; restore a copy")
+        with self._transaction() as connection:
+            leases.release(connection, math.inf)  # their coordinator is gone, as we have its lock
 
     @classmethod
     def create(cls, path: str | Path, settings: Mapping[str, Any]) -> Study:
@@ -151,46 +185,84 @@ class Study:
             sqlite3.IntegrityError: An evaluated candidate of this key exists, or the row breaks
                 a rule above; nothing was added.
         """
-        now = _now()
         with self._transaction() as connection:
-            identifier = _insert(
-                connection,
-                "candidate",
-                step=candidate.step,
-                key=candidate.key,
-                status=candidate.status,
-                recipe=json_text(candidate.recipe),
-                expression=candidate.expression,
-                size=candidate.size,
-                origin=candidate.origin,
-                parents=json_text(candidate.parents),
-                fitness=_finite(candidate.fitness),
-                fingerprint=candidate.fingerprint,
-                reason=candidate.reason,
-                seconds=candidate.seconds,
-                skipped=candidate.skipped,
-                created=now,
-            )
+            identifier = insert_candidate(connection, replace(candidate, created=None))
             for measurement in measurements:
-                _insert_measurement(connection, measurement, identifier, now)
+                insert_measurement(connection, measurement, identifier)
         return identifier
 
     def add_duplicate(self, key: str, candidate_id: int, step: int) -> None:
         """Notes that ``key`` gives the masks of an evaluated candidate, so is not evaluated."""
         with self._transaction() as connection:
-            connection.execute(
-                "INSERT OR IGNORE INTO duplicate VALUES (?, ?, ?)", (key, candidate_id, step)
-            )
+            insert_duplicate(connection, key, candidate_id, step)
 
     def add_measurement(self, measurement: Measurement) -> int:
         """Adds a measurement of a candidate, a baseline, or the dense model; returns its id."""
         with self._transaction() as connection:
-            return _insert_measurement(connection, measurement, measurement.candidate_id, _now())
+            return insert_measurement(connection, measurement, measurement.candidate_id)
 
     def add_event(self, kind: str, data: Any = None) -> int:
         """Adds an event with JSON data; returns its id."""
         with self._transaction() as connection:
-            return _insert(connection, "event", created=_now(), kind=kind, data=json_text(data))
+            return insert_event(connection, kind, data)
+
+    # Candidates that workers have
+
+    def lease(self, candidate: Candidate, worker: str, seconds: float) -> int:
+        """Gives a worker a candidate to measure, until `settle`.
+
+        Args:
+            candidate: A new one, pending; or one that `expire` returned.
+            worker: Who has it.
+            seconds: How long, without a heartbeat.
+
+        Returns:
+            The candidate's id.
+
+        Raises:
+            sqlite3.IntegrityError: One of its key is pending or evaluated, or it is leased.
+        """
+        with self._transaction() as connection:
+            return leases.grant(connection, candidate, worker, time.time() + seconds)
+
+    def heartbeat(self, worker: str, seconds: float) -> list[int]:
+        """Prolongs a worker's leases from now; returns the candidates that it still has."""
+        with self._transaction() as connection:
+            return leases.extend(connection, worker, time.time() + seconds)
+
+    def expire(self) -> list[Candidate]:
+        """Ends the leases that ran out; returns all pending candidates that no worker has."""
+        with self._transaction() as connection:
+            leases.release(connection, time.time())
+            return leases.unleased(connection)
+
+    def settle(
+        self, identifier: int, candidate: Candidate, measurements: Sequence[Measurement] = ()
+    ) -> bool:
+        """Writes down what became of a pending candidate, in one transaction.
+
+        Args:
+            identifier: What `lease` returned.
+            candidate: The finished row, with the key that was leased.
+            measurements: Its readings.
+
+        Returns:
+            False, and nothing was written, where another worker was first.
+
+        Raises:
+            InputError: It is another candidate, or still pending.
+        """
+        with self._transaction() as connection:
+            row = self.candidate(identifier)
+            if row.key != candidate.key or candidate.status == "pending":
+                raise InputError(f"study {self.path}: candidate {identifier} is '{row.key}'")
+            if row.status != "pending":
+                return False
+            leases.release_candidate(connection, identifier)
+            replace_candidate(connection, identifier, candidate)
+            for measurement in measurements:
+                insert_measurement(connection, measurement, identifier)
+        return True
 
     # Reading
 
@@ -216,11 +288,12 @@ class Study:
             status: Only those of this status.
             after: Only those with a larger id, for a reader that follows a search.
         """
-        rows = self._connection.execute(
-            "SELECT * FROM candidate WHERE id > ? AND status = COALESCE(?, status) ORDER BY id",
-            (after, status),
+        return rows_of(
+            self._connection.execute(
+                "SELECT * FROM candidate WHERE id > ? AND status = COALESCE(?, status) ORDER BY id",
+                (after, status),
+            )
         )
-        return [_candidate(row) for row in rows]
 
     def candidate(self, identifier: int) -> Candidate:
         """The candidate of an id.
@@ -233,14 +306,14 @@ class Study:
         ).fetchone()
         if row is None:
             raise InputError(f"study {self.path}: has no candidate {identifier}")
-        return _candidate(row)
+        return candidate_of(row)
 
     def best(self) -> Candidate | None:
         """The evaluated candidate of the lowest fitness, the earliest of equals."""
         row = self._connection.execute(
             "SELECT * FROM candidate WHERE status = 'evaluated' ORDER BY fitness, id LIMIT 1"
         ).fetchone()
-        return None if row is None else _candidate(row)
+        return None if row is None else candidate_of(row)
 
     def counts(self) -> dict[Status, int]:
         """Candidates by status; every status is a key."""
@@ -279,7 +352,7 @@ class Study:
         rows = self._connection.execute(
             f"SELECT * FROM measurement WHERE {where} ORDER BY id", {"after": after, **wanted}
         )
-        return [Measurement(**{**dict(row), "data": json.loads(row["data"])}) for row in rows]
+        return [measurement_of(row) for row in rows]
 
     def events(self, kind: str | None = None, *, after: int = 0) -> list[Event]:
         """The events of a kind, or all, of those with a larger id, in order of insertion."""
@@ -287,7 +360,7 @@ class Study:
             "SELECT * FROM event WHERE id > ? AND kind = COALESCE(?, kind) ORDER BY id",
             (after, kind),
         )
-        return [Event(**{**dict(row), "data": json.loads(row["data"])}) for row in rows]
+        return [event_of(row) for row in rows]
 
     def check(self) -> list[str]:
         """Examines the whole file and the rules of the tables.
@@ -306,28 +379,19 @@ class Study:
         for table, rowid, parent, _ in connection.execute("PRAGMA foreign_key_check"):
             problems.append(f"{table} {rowid} refers to a row of {parent} that does not exist")
         for rule, query in INVARIANTS:
-            broken = [str(row[0]) for row in connection.execute(query)]
-            if broken:
-                more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
-                problems.append(f"{rule} {', '.join(broken[:5])}{more}")
-        return problems
+            if broken := [str(row[0]) for row in connection.execute(query)]:
+                problems.append(listed(rule, broken))
+        return problems + broken_seals(connection)
 
     # Within
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        connection = self._connection
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield connection
-            connection.execute("COMMIT")
-        except BaseException:
-            # A full disk may have rolled back already.
-            with suppress(sqlite3.OperationalError):
-                connection.execute("ROLLBACK")
-            raise
+        with transaction(self._connection, self.path):
+            yield self._connection
 
-    def _verify(self) -> None:
+    def _verify(self) -> int:
+        version = 0
         try:
             (application,) = self._connection.execute("PRAGMA application_id").fetchone()
             (version,) = self._connection.execute("PRAGMA user_version").fetchone()
@@ -347,23 +411,26 @@ class Study:
                 f"study {self.path}: corrupt or not a study ({problem}); "
                 "restore a copy or name another file"
             )
+        return version
 
     def _require_settings(self, given: Mapping[str, Any]) -> None:
-        stored, wanted = self.settings, json.loads(json_text(given))
-        differences = [
-            f"{name} {_show(stored, name)} there, {_show(wanted, name)} here"
-            for name in dict.fromkeys([*stored, *wanted])
-            if _show(stored, name) != _show(wanted, name)
-        ]
-        if differences:
+        wanted = json.loads(json_text(given))
+        if different := differences(self.settings, wanted, "there", "here"):
             raise InputError(
-                f"study {self.path}: was made with other settings ({'; '.join(differences)}); "
+                f"study {self.path}: was made with other settings ({different}); "
                 "go on with the same ones or name another study"
             )
 
 
 def _absolute(path: str | Path) -> Path:
-    return Path(path).expanduser().absolute()
+    found = Path(path).expanduser().absolute()
+    try:
+        os.lstat(found)
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # it may be made
+    except (OSError, ValueError) as error:  # a name that is too long, or no name
+        raise InputError(f"study {path}: cannot be opened ({error})") from None
+    return found
 
 
 def _lock_path(path: Path) -> Path:
@@ -390,51 +457,3 @@ def _lock(path: Path) -> ProcessLock:
         "another search (process {holder}) is writing to it; wait for it, stop it, or name another "
         "study",
     )
-
-
-def _insert(connection: sqlite3.Connection, table: str, **values: Any) -> int:
-    places = ", ".join(f":{name}" for name in values)
-    cursor = connection.execute(
-        f"INSERT INTO {table} ({', '.join(values)}) VALUES ({places})", values
-    )
-    assert cursor.lastrowid is not None
-    return cursor.lastrowid
-
-
-def _insert_measurement(
-    connection: sqlite3.Connection, measurement: Measurement, candidate_id: int | None, now: str
-) -> int:
-    return _insert(
-        connection,
-        "measurement",
-        candidate_id=candidate_id,
-        name=measurement.name,
-        purpose=measurement.purpose,
-        rung=measurement.rung,
-        windows=measurement.windows,
-        tokens=measurement.tokens,
-        loss=_finite(measurement.loss),
-        kl=_finite(measurement.kl),
-        data=json_text(measurement.data),
-        seconds=measurement.seconds,
-        created=now,
-    )
-
-
-def _candidate(row: sqlite3.Row) -> Candidate:
-    values = dict(row)
-    values["recipe"] = json.loads(values["recipe"])
-    values["parents"] = tuple(json.loads(values["parents"]))
-    return Candidate(**values)
-
-
-def _finite(value: float | None) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _show(settings: Mapping[str, Any], name: str) -> str:
-    return json.dumps(settings[name], sort_keys=True) if name in settings else "absent"

@@ -5,6 +5,9 @@ from importlib.resources import files
 
 from prunerzero.recipe import Recipe, unknown_name
 
+# What every search gathers.
+SEARCHED = frozenset("WGXAF")
+
 
 @cache
 def names() -> tuple[str, ...]:
@@ -38,16 +41,19 @@ def entries() -> list[Recipe]:
 
 
 def published(*, mixture: bool = False) -> list[Recipe]:
-    """The recipes from the literature: what a search starts from and is compared with.
+    """The scores from the literature: what a search starts from and is compared with.
 
     Recipes that a search found carry its provenance. To start another search from them would let
     what one search read into the next.
 
     Args:
         mixture: with those that ask for the router's weights, which only mixtures of experts have.
+
+    Not among them are recipes with an update, and those that ask for more than a search gathers.
     """
+    gathered = SEARCHED | ({"R"} if mixture else set())
     return [
         recipe
         for recipe in entries()
-        if not recipe.provenance and (mixture or "R" not in recipe.terminals)
+        if not recipe.provenance and recipe.update == "none" and recipe.terminals <= gathered
     ]
