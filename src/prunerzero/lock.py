@@ -55,6 +55,24 @@ class ProcessLock:
             os.close(self._descriptor)
 
 
+def is_held(path: Path) -> bool:
+    """Whether a living process of this machine holds the lock.
+
+    Looks only: trying to take the lock would get in the way of who wants it. So after a kill it
+    may be wrong where the process's number has been given to another.
+    """
+    holder = _read(path)
+    if not holder.isdecimal():
+        return False
+    try:
+        os.kill(int(holder), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def _acquire(path: Path) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)

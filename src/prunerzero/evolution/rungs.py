@@ -11,8 +11,9 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
+
+import numpy as np
 
 from prunerzero.study.records import Measurement
 
@@ -282,11 +283,14 @@ def weighted_tau(
     Returns:
         In [-1, 1]; None for fewer than two candidates.
     """
+    one, other, weight = (np.asarray(values, float) for values in (first, second, weights))
     agreement = total = 0.0
-    for (a, b, w), (c, d, v) in combinations(zip(first, second, weights, strict=True), 2):
-        product = (a - c) * (b - d)
-        agreement += w * v * ((product > 0) - (product < 0))
-        total += w * v
+    for index in range(len(one) - 1):
+        later = slice(index + 1, None)
+        product = (one[index] - one[later]) * (other[index] - other[later])
+        signs = (product > 0).astype(float) - (product < 0)
+        agreement += float(weight[index] * (weight[later] @ signs))
+        total += float(weight[index] * weight[later].sum())
     return agreement / total if total else None
 
 

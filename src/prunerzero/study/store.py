@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from prunerzero.errors import InputError
 from prunerzero.files import json_text
-from prunerzero.lock import ProcessLock
+from prunerzero.lock import ProcessLock, is_held
 from prunerzero.study import leases
 from prunerzero.study.connection import (
     connect,
@@ -163,6 +163,11 @@ class Study:
     ) -> None:
         self.close()
 
+    @staticmethod
+    def is_being_written(path: str | Path) -> bool:
+        """Whether a search on this machine has the study open for writing."""
+        return is_held(_lock_path(_absolute(path)))
+
     # Writing
 
     def add_candidate(self, candidate: Candidate, measurements: Sequence[Measurement] = ()) -> int:
@@ -261,18 +266,33 @@ class Study:
 
     # Reading
 
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """What is read inside is as of one moment, whatever a search writes meanwhile."""
+        self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._connection.execute("COMMIT")
+
     @property
     def settings(self) -> dict[str, Any]:
         """What defines the search."""
         rows = self._connection.execute("SELECT name, value FROM settings ORDER BY rowid")
         return {row["name"]: json.loads(row["value"]) for row in rows}
 
-    def candidates(self, status: Status | None = None) -> list[Candidate]:
-        """The candidates, of one status or all, in order of insertion."""
-        where = "" if status is None else "WHERE status = ?"
-        values = () if status is None else (status,)
+    def candidates(self, status: Status | None = None, *, after: int = 0) -> list[Candidate]:
+        """The candidates, of one status or all, in order of insertion.
+
+        Args:
+            status: Only those of this status.
+            after: Only those with a larger id, for a reader that follows a search.
+        """
         return rows_of(
-            self._connection.execute(f"SELECT * FROM candidate {where} ORDER BY id", values)
+            self._connection.execute(
+                "SELECT * FROM candidate WHERE id > ? AND status = COALESCE(?, status) ORDER BY id",
+                (after, status),
+            )
         )
 
     def candidate(self, identifier: int) -> Candidate:
@@ -313,21 +333,32 @@ class Study:
         return dict(rows.fetchall())
 
     def measurements(
-        self, purpose: Purpose | None = None, candidate_id: int | None = None
+        self,
+        purpose: Purpose | None = None,
+        candidate_id: int | None = None,
+        *,
+        after: int = 0,
     ) -> list[Measurement]:
-        """The measurements of a purpose and of a candidate, or all, in order of insertion."""
+        """The measurements of a purpose and of a candidate, or all, in order of insertion.
+
+        Args:
+            purpose: Only those of this purpose.
+            candidate_id: Only this candidate's.
+            after: Only those with a larger id.
+        """
         wanted = {"purpose": purpose, "candidate_id": candidate_id}
         wanted = {name: value for name, value in wanted.items() if value is not None}
-        where = " AND ".join(["TRUE", *(f"{name} = :{name}" for name in wanted)])
+        where = " AND ".join(["id > :after", *(f"{name} = :{name}" for name in wanted)])
         rows = self._connection.execute(
-            f"SELECT * FROM measurement WHERE {where} ORDER BY id", wanted
+            f"SELECT * FROM measurement WHERE {where} ORDER BY id", {"after": after, **wanted}
         )
         return [measurement_of(row) for row in rows]
 
-    def events(self, kind: str | None = None) -> list[Event]:
-        """The events of a kind, or all, in order of insertion."""
+    def events(self, kind: str | None = None, *, after: int = 0) -> list[Event]:
+        """The events of a kind, or all, of those with a larger id, in order of insertion."""
         rows = self._connection.execute(
-            "SELECT * FROM event WHERE kind = COALESCE(?, kind) ORDER BY id", (kind,)
+            "SELECT * FROM event WHERE id > ? AND kind = COALESCE(?, kind) ORDER BY id",
+            (after, kind),
         )
         return [event_of(row) for row in rows]
 
@@ -402,6 +433,10 @@ def _absolute(path: str | Path) -> Path:
     return found
 
 
+def _lock_path(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
+
+
 def _require_file(path: Path) -> None:
     if path.is_dir():
         raise InputError(f"study {path}: a directory, not a file")
@@ -417,7 +452,7 @@ def _lock(path: Path) -> ProcessLock:
     except OSError as error:
         raise InputError(f"study {path}: cannot be written ({error.strerror})") from None
     return ProcessLock(
-        path.with_name(path.name + ".lock"),
+        _lock_path(path),
         f"study {path}",
         "another search (process {holder}) is writing to it; wait for it, stop it, or name another "
         "study",
