@@ -139,7 +139,7 @@ def test_an_empty_study(tmp_path: Path) -> None:
 def test_search_time_stands_still_between_sessions(tmp_path: Path, monkeypatch) -> None:
     hours = iter(range(100))
     monkeypatch.setattr(
-        "prunerzero.study.store._now", lambda: f"2026-01-01T{next(hours):02}:00:00.000+00:00"
+        "prunerzero.study.rows.now", lambda: f"2026-01-01T{next(hours):02}:00:00.000+00:00"
     )
     with Study.create(tmp_path / "s.db", SETTINGS) as study:
         study.add_candidate(evaluated(1, 0.0), [fitness_reading()])  # 00:00, before the first
