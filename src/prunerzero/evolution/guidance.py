@@ -90,15 +90,15 @@ def measure_guidance(
 
     def derive(matrix: Matrix) -> None:
         benefit = gradients.pop(matrix.name).mul_(masker.dense.weights[matrix.name])
-        found[matrix.name] = _derivatives(masker, recipe, matrix, benefit, sparsities[matrix.name])
+        found[matrix.name] = derivatives(masker, recipe, matrix, benefit, sparsities[matrix.name])
 
     for_each(derive, masker.matrices)
     for matrix in masker.matrices:
         cost, exponents = found[matrix.name]
         if not pattern.is_nm:
-            costs[matrix.name] = _finite(cost)
+            costs[matrix.name] = finite_or_zero(cost)
         for name, slope in zip(FACTORS, exponents, strict=True):
-            slopes[matrix.kind][name] += _finite(slope)
+            slopes[matrix.kind][name] += finite_or_zero(slope)
     return Guidance(scale(value, fitness), costs, slopes)
 
 
@@ -179,7 +179,7 @@ def _depth(shape: MatrixShape) -> float:
     return shape.block / max(1, shape.blocks - 1)
 
 
-def _derivatives(
+def derivatives(
     masker: Masker, recipe: Recipe, matrix: Matrix, benefit: Tensor, sparsity: Fraction
 ) -> tuple[float, list[float]]:
     """The cost of one more pruned weight (0 for N:M), and a slope for each of `FACTORS`."""
@@ -200,7 +200,7 @@ def _log_factor(masker: Masker, matrix: Matrix, name: str) -> Tensor:
     return masker.value(matrix, FACTORS[name]).clamp(min=SMALLEST_FACTOR).log()
 
 
-def _finite(value: float) -> float:
+def finite_or_zero(value: float) -> float:
     """A gradient that overflowed tells nothing of its matrix, and must not spoil the others."""
     return value if math.isfinite(value) else 0.0
 
@@ -209,7 +209,7 @@ def scale(value: float, fitness: FitnessKind) -> float:
     """`Guidance.divergence`, from the mean divergence or loss."""
     if fitness == "loss" and math.isfinite(value):
         return 1.0
-    return _finite(value)
+    return finite_or_zero(value)
 
 
 def mean_value(logits: Tensor, ids: Tensor, dense: DenseBatch, fitness: FitnessKind) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from prunerzero.evaluation.divergence import DenseReference
 from prunerzero.evolution.genome import FACTORS
-from prunerzero.evolution.guidance import Guidance, _derivatives, _finite, mean_value, scale
+from prunerzero.evolution.guidance import Guidance, derivatives, finite_or_zero, mean_value, scale
 from prunerzero.evolution.masking import Masker
 from prunerzero.evolution.settings import FitnessKind
 from prunerzero.models.blocks import Block, Matrix
@@ -161,11 +161,11 @@ def measure_streamed_guidance(
             for matrix in block.matrices:
                 benefit = gradients.pop(matrix.name).mul_(masker.dense.weights[matrix.name])
                 sparsity = sparsities[matrix.name]
-                cost, exponents = _derivatives(masker, recipe, matrix, benefit, sparsity)
+                cost, exponents = derivatives(masker, recipe, matrix, benefit, sparsity)
                 if not is_nm:
-                    costs[matrix.name] = _finite(cost)
+                    costs[matrix.name] = finite_or_zero(cost)
                 for name, slope in zip(FACTORS, exponents, strict=True):
-                    slopes[matrix.kind][name] += _finite(slope)
+                    slopes[matrix.kind][name] += finite_or_zero(slope)
     return Guidance(scale(passes.value, fitness), costs, slopes)
 
 
