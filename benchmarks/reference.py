@@ -68,7 +68,7 @@ class Setting:
             matrices=matrices,
             compute=compute,
             statistics=gather_statistics(model, matrices, few.tokens, TERMINALS, compute),
-            dense=DenseWeights(matrices),
+            dense=DenseWeights(matrices, compute),
             calibration=draw(Split.CALIBRATION, REFERENCE_WINDOWS),
             evaluation=draw(Split.VALIDATION, EVALUATION_WINDOWS),
             selection=WindowSampler(documents, tokenizer, Split.SELECTION, RungPlan.length, 0),
@@ -76,7 +76,7 @@ class Setting:
 
     def masker(self, pattern: Pattern) -> Masker:
         """The search's masker; the model is dense."""
-        return Masker(self.model, self.matrices, self.statistics, pattern)
+        return Masker(self.model, self.matrices, self.statistics, pattern, self.dense)
 
     def judge(self, masker: Masker) -> IncumbentJudge:
         """The search's fitness ladder."""
