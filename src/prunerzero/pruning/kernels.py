@@ -74,6 +74,22 @@ def keep_n_of_m(scores: Array, n: int, m: int, kept: Array) -> None:
 
 
 @compiled
+def write_bfloat16(weights: Array, kept: Array, out: Array) -> None:
+    """Writes kept weights, rounded to the nearest bfloat16 (of two, the even one), and +0.0 else.
+
+    Args:
+        weights: bits of finite float32 numbers, int32 `[count]`.
+        kept: int8 `[count]`, 1 or 0.
+        out: bits of bfloat16 numbers, int16 `[count]`, the result.
+    """
+    half, width, one = np.int32(0x7FFF), np.int32(16), np.int32(1)
+    for index in range(weights.size):
+        bits = weights[index]
+        rounded = (bits + half + ((bits >> width) & one)) >> width
+        out[index] = np.int16(rounded * np.int32(kept[index]))
+
+
+@compiled
 def _any_nan(numbers: Array) -> Any:
     found = np.int32(0)
     for index in range(numbers.size):
