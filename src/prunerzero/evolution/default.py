@@ -111,9 +111,8 @@ class DefaultStrategy(Strategy):
         if outcome is not Outcome.KNOWN:
             self._genomes[individual.id] = self._asked
             self._population.add(individual)
-            if self._asked == self._genome(Recipe(metric=self._asked.metric)) and isinstance(
-                self._asked.metric, Metric
-            ):
+            metric = self._asked.metric
+            if isinstance(metric, Metric) and self._asked == self._genome(Recipe(metric=metric)):
                 self._alone.add(individual)
         if outcome is Outcome.INCUMBENT:
             self._incumbent = individual

@@ -37,13 +37,14 @@ class DenseWeights:
             matrix.name: matrix.weight.clone(memory_format=torch.contiguous_format)
             for matrix in self._matrices
         }
-        self._layers = _converted_at_every_pass(self._matrices, passes)
-        self._wide: dict[nn.Parameter, Tensor] = {}  # the model's own tensors, while it is narrow
-        self._narrow = {
-            layer.weight: torch.empty_like(layer.weight, dtype=passes.dtype)
-            for layer in self._layers
-            if passes is not None
-        }
+        self._wide: dict[Tensor, Tensor] = {}  # the model's own tensors, while it is narrow
+        self._narrow: dict[Tensor, Tensor] = {}
+        if passes is not None and passes.dtype is not torch.float32:
+            self._narrow = {
+                layer.weight: torch.empty_like(layer.weight, dtype=passes.dtype)
+                for layer in _linear_layers(self._matrices)
+                if layer.weight.dtype is torch.float32
+            }
 
     @torch.no_grad()
     def narrow(self) -> None:
@@ -94,16 +95,9 @@ def _bits(tensor: Tensor) -> Any:
     return tensor.contiguous().view(INTEGERS[tensor.dtype.itemsize]).view(-1).numpy()
 
 
-def _converted_at_every_pass(matrices: Iterable[Matrix], passes: Compute | None) -> list[nn.Linear]:
-    """The linear layers whose weights autocast converts.
+def _linear_layers(matrices: Iterable[Matrix]) -> list[nn.Linear]:
+    """The layers whose weights autocast alone converts.
 
-    Other layers are left alone: some look at their weights' precision to choose that of the rest.
+    Others are left alone: some look at their weights' precision to choose that of the rest.
     """
-    return [
-        matrix.module
-        for matrix in matrices
-        if passes is not None
-        and isinstance(matrix.module, nn.Linear)
-        and matrix.module.weight.dtype not in (passes.dtype, torch.float64)
-        and passes.dtype is not torch.float32
-    ]
+    return [matrix.module for matrix in matrices if isinstance(matrix.module, nn.Linear)]
