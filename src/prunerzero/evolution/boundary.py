@@ -107,7 +107,7 @@ def nm_slopes(
 
 
 def _boundary_pairs(groups: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Where in ``groups`` ``[count, M]``, taken as one row, the two at each group's boundary are."""
+    """Of ``groups`` ``[count, M]``, indices into all scores of the two at each boundary."""
     array = groups.cpu().contiguous().numpy()
     leaving, coming = (np.empty(len(array), np.int64) for _ in range(2))
     kernels.boundary_pairs(array, n, leaving, coming)
