@@ -16,6 +16,7 @@ STAMP := .venv/.installed
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("prunerzero needs Python 3.11 or newer; say which: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -e '.[all,dev]' -c constraints.txt
 	touch $@
