@@ -15,7 +15,8 @@ from prunerzero.evolution.strategies import PaperStrategy
 from prunerzero.files import cache_dir
 from prunerzero.lock import ProcessLock
 from prunerzero.reproduction import arms
-from prunerzero.reproduction.run import reproduce
+from prunerzero.reproduction.cells import Cell
+from prunerzero.reproduction.run import _wanted, reproduce
 
 ASSETS = cache_dir() / "assets"
 
@@ -26,8 +27,12 @@ def results(directory):
     for path in (Path(directory) / "cells").iterdir():
         document = json.loads(path.read_text())
         result = {name: value for name, value in document["result"].items() if name != "seconds"}
-        found[json.dumps([document["kind"], document["what"]], sort_keys=True)] = result
+        found[described(Cell(document["kind"], document["what"]))] = result
     return found
+
+
+def described(cell):
+    return json.dumps(cell, sort_keys=True)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +93,8 @@ def test_a_second_run_measures_only_what_is_new(whole, model, tiny_options):
     more = replace(tiny_options, experiments=("methods",), methods=("wanda", "W * A"))
     found = reproduce(model, whole.output, more, dtype="float32")
     assert found.measured == 4
+    smaller = replace(tiny_options, experiments=("search",), seeds=1, population=4, proposals=6)
+    assert reproduce(model, whole.output, smaller, dtype="float32").measured == 2
     assert before.items() <= results(whole.output).items()
 
 
@@ -95,6 +102,7 @@ def test_a_budget_ends_a_run_and_the_next_goes_on(whole, model, tiny_options, tm
     first = reproduce(model, tmp_path / "out", tiny_options, budget=1e-9, dtype="float32")
     assert (first.measured, first.finished) == (0, 0)
     assert "Nothing is finished yet" in (tmp_path / "out" / "results.md").read_text()
+    of_options = {described(cell) for cell in _wanted(tiny_options)}
     runs = 0
     found = first
     while found.finished < found.cells:
@@ -102,7 +110,7 @@ def test_a_budget_ends_a_run_and_the_next_goes_on(whole, model, tiny_options, tm
         runs += 1
         assert runs < 60
     assert results(tmp_path / "out") == {
-        key: result for key, result in results(whole.output).items() if '"W * A"' not in key
+        key: result for key, result in results(whole.output).items() if key in of_options
     }
 
 

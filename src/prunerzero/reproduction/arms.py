@@ -6,8 +6,10 @@ run that is killed goes on with the next candidate.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from prunerzero.evolution.loop import Deadline, Exhausted, Loop
 from prunerzero.evolution.masking import Masker
 from prunerzero.evolution.population import Individual
 from prunerzero.evolution.strategies import Outcome, PaperStrategy, Proposal, Strategy
+from prunerzero.files import json_text
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.pruning.pruner import UnusableScores
 from prunerzero.recipe import Recipe
@@ -109,13 +112,10 @@ def measure(
     if arm == RANDOM:
         evolution = Cell(KIND, {**what, "arm": EVOLUTION})
         most = len(cells[evolution]["fitness"])
-    # What determines the candidates and their fitness; how they are compared later does not.
-    later = ("text", "windows", "windows_seed", "proposals", "sequential")
-    settings = {name: value for name, value in what.items() if name not in later}
-    settings |= ground.conditions() | {"fitness_hash": windows.hash}
-    with Study.open_or_create(
-        studies / f"{arm.replace(' ', '-')}-seed{seed}.db", settings
-    ) as study:
+    settings = _determining(what, ground)
+    digest = hashlib.sha256(json_text(settings).encode()).hexdigest()[:8]
+    name = f"{arm.replace(' ', '-')}-seed{seed}-{digest}.db"
+    with Study.open_or_create(studies / name, settings) as study:
         loop = Loop(study, strategy, judge, masker, alike=0.0)
         try:
             found = _run(loop, what["proposals"] if arm != RANDOM else math.inf, most, deadline)
@@ -130,6 +130,21 @@ def measure(
         "recipe": best.recipe.to_json(),
         "losses": _heldout(ground, best.recipe, what),
         "references": _references(ground, masker, windows),
+    }
+
+
+def _determining(what: Mapping[str, Any], ground: Ground) -> dict[str, Any]:
+    """What determines the candidates and their fitness; how many, and how judged, does not."""
+    later = ("text", "windows", "windows_seed", "proposals", "sequential")
+    model = ground.model
+    return {
+        **{name: value for name, value in what.items() if name not in later},
+        "model": model.name,
+        "model_hash": model.hash,
+        "selection": asdict(model.selection),
+        "compute": str(model.compute),
+        "calibration_hash": ground.calibration(what["samples"], what["seed"]).hash,
+        "fitness_hash": ground.selection(what["seed"]).hash,
     }
 
 

@@ -8,7 +8,10 @@ from prunerzero.analysis.records import Principle
 from prunerzero.evaluation.perplexity import Interval
 
 CONFIRMED, REFUTED, OPEN = "confirmed", "refuted", "not decided"
-SEEDS_FOR_HIGH, SEEDS_FOR_MODERATE = 3, 2
+# Seeds that must agree for moderate and for high confidence: where the seed only draws the
+# calibration windows, and where what is compared is itself drawn, as searches are. Of six draws
+# without a preference all agree one time in 32.
+CALIBRATIONS, SEARCHES = (2, 3), (6, 10)
 
 
 def judge(
@@ -18,10 +21,9 @@ def judge(
     evidence: Sequence[str],
     *,
     negative_confirms: bool = True,
+    seeds_for: tuple[int, int] = CALIBRATIONS,
 ) -> Principle:
     """A claim's verdict: its interval must leave out zero, and no seed may say the opposite.
-
-    Confidence is *high* if three seeds or more agree, *moderate* for two, else *low*.
 
     Args:
         statement: the claim, one sentence.
@@ -29,6 +31,7 @@ def judge(
         by_seed: the same of each seed.
         evidence: the numbers, a line each.
         negative_confirms: a difference below zero is in the claim's favour, else one above.
+        seeds_for: how many seeds moderate and high confidence want; *low* below.
     """
     verdict = OPEN
     if difference is not None and difference.significant:
@@ -36,8 +39,8 @@ def judge(
         if all(one * sign > 0 for one in by_seed):
             verdict = CONFIRMED if (sign < 0) == negative_confirms else REFUTED
     confidence = "low"
-    if verdict != OPEN and len(by_seed) >= SEEDS_FOR_MODERATE:
-        confidence = "high" if len(by_seed) >= SEEDS_FOR_HIGH else "moderate"
+    if verdict != OPEN and len(by_seed) >= seeds_for[0]:
+        confidence = "high" if len(by_seed) >= seeds_for[1] else "moderate"
     return Principle(statement, "paper", verdict, confidence, tuple(evidence))
 
 

@@ -14,7 +14,7 @@ from prunerzero.evaluation.perplexity import Interval, paired_interval, perplexi
 from prunerzero.report.drawing import Figure, Line
 from prunerzero.reproduction import arms
 from prunerzero.reproduction.cells import Cell, Cells
-from prunerzero.reproduction.claims import judge, percent
+from prunerzero.reproduction.claims import SEARCHES, judge, percent
 from prunerzero.reproduction.names import PUBLISHED, WANDA
 from prunerzero.reproduction.options import Options
 from prunerzero.reproduction.sections import Experiment, Published, Section
@@ -145,7 +145,8 @@ def _claims(
         f"{row.random_heldout:.2f}"
         for row in rows
     ]
-    return [judge(statement, difference, [row.change.change for row in rows], evidence)]
+    changes = [row.change.change for row in rows]
+    return [judge(statement, difference, changes, evidence, seeds_for=SEARCHES)]
 
 
 SEARCH = Experiment(_cells, _section)

@@ -14,7 +14,7 @@ from prunerzero.pruning.pruner import UnusableScores
 from prunerzero.report.drawing import Figure, Line
 from prunerzero.reproduction import arms
 from prunerzero.reproduction.cells import Cell, Cells
-from prunerzero.reproduction.claims import judge
+from prunerzero.reproduction.claims import SEARCHES, judge
 from prunerzero.reproduction.ground import Ground
 from prunerzero.reproduction.options import Options
 from prunerzero.reproduction.sections import Experiment, Published, Section
@@ -151,10 +151,10 @@ def _claim(row: DiversityRow, shares: Sequence[Sequence[float]]) -> Principle:
     differences = [own - other for own, other in shares]
     above, below = (sum(one * sign > 0 for one in differences) for sign in (1, -1))
     interval = Interval(found.mean, found.low, found.high)
-    # Single populations differ by chance; with several, the interval over them decides.
+    # Populations differ by chance, so an interval over few of them decides nothing.
     return judge(
         f"Simplification makes the population more diverse, {row.when}",
-        interval if len(shares) > 1 else None,
+        interval if len(shares) >= SEARCHES[0] else None,
         [found.mean] * len(shares),
         [
             f"distinct masks {row.with_it:.1%} with, {row.without:.1%} without it; difference "
@@ -162,6 +162,7 @@ def _claim(row: DiversityRow, shares: Sequence[Sequence[float]]) -> Principle:
             f"populations, larger in {above}, smaller in {below}"
         ],
         negative_confirms=False,
+        seeds_for=SEARCHES,
     )
 
 
