@@ -24,18 +24,16 @@ from prunerzero.models.blocks import (
     find_blocks,
 )
 from prunerzero.models.compute import Compute, compute_for
-from prunerzero.models.replay import Replay
 from prunerzero.progress import Report, silent
 from prunerzero.pruning.calibration import calibration_windows, describe
 from prunerzero.pruning.matrix import prune_matrix
 from prunerzero.pruning.memory import peak_rss_bytes
 from prunerzero.pruning.pattern import Pattern
+from prunerzero.pruning.shared import SharedData
 from prunerzero.recipe import Recipe
-from prunerzero.statistics.cache import Statistics, gather_statistics
+from prunerzero.statistics.cache import Statistics
 from prunerzero.statistics.collectors import FORWARD, Sample, raw_sums, terminals_of
 from prunerzero.statistics.gathering import ActivationSums, RawStatistics
-
-REPLAY_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -179,30 +177,37 @@ def prune_blocks(
     sequential: bool,
     compute: Compute,
     report: Report = silent,
+    *,
+    shared: SharedData | None = None,
 ) -> tuple[str, ...]:
     """The loop behind `prune`, for callers that have blocks, tokens and sparsities already.
+
+    Args:
+        model: the dense causal LM.
+        blocks: its blocks.
+        recipe: what to prune by.
+        pattern: what may be zero.
+        sparsities: each matrix's share of it, as `plan_sparsities` returns them.
+        tokens: calibration token ids ``[windows, length]``; None where no data are needed.
+        sequential: as for `prune`.
+        compute: device and precision.
+        report: told of the steps.
+        shared: what other recipes have gathered from the same model and tokens.
 
     Returns:
         Names of matrices that no calibration token met.
     """
     once, replayed = sums_by_pass(recipe, sequential)
-    matrices = [matrix for block in blocks for matrix in block.matrices]
-    dense: Statistics | None = None
-    if once:
+    dense, replay = None, None
+    if once or replayed:
         assert tokens is not None
-        dense_terminals = terminals_of(recipe.terminals, once)
-        dense = gather_statistics(
-            model,
-            matrices,
-            tokens,
-            dense_terminals,
-            compute,
-            lambda done: report("statistics", done, len(tokens)),
-        )
-    replay = None
-    if replayed:
-        assert tokens is not None
-        replay = Replay(model, blocks, tokens, replay_batch(tokens), compute)
+        shared = shared or SharedData(model, blocks, tokens, compute)
+        if once:
+            count = len(tokens)
+            terminals = terminals_of(recipe.terminals, once)
+            dense = shared.dense(terminals, lambda done: report("statistics", done, count))
+        if replayed:
+            replay = shared.replay()
     unreached = dict.fromkeys(dense.unreached if dense else ())
     run_loop(blocks, recipe, pattern, sparsities, tokens, dense, replay, unreached, report=report)
     return tuple(unreached)
@@ -216,11 +221,6 @@ def sums_by_pass(recipe: Recipe, sequential: bool) -> tuple[frozenset[str], froz
     needed = raw_sums(recipe.terminals)
     replayed = needed & FORWARD if sequential else frozenset[str]()
     return needed - replayed, replayed
-
-
-def replay_batch(tokens: Tensor) -> int:
-    """Windows in a forward pass of one block."""
-    return max(1, REPLAY_TOKENS // tokens.shape[1])
 
 
 class DenseStatistics(Protocol):

@@ -69,6 +69,8 @@ def gather_statistics(
     terminals: frozenset[str],
     compute: Compute,
     advance: Advance = silent,
+    *,
+    held: RawStatistics | None = None,
 ) -> Statistics:
     """Statistics of the dense model on calibration windows, from the cache where it has them.
 
@@ -79,14 +81,18 @@ def gather_statistics(
         terminals: names of the terminals wanted.
         compute: device and precision.
         advance: called with the number of windows done (not called on a cache hit).
+        held: raw sums that the caller has already, of every matrix.
     """
     wanted = raw_sums(terminals)
     sample = Sample(sequences=tokens.shape[0], tokens=tokens.numel())
     if not wanted:
         return Statistics({matrix.name: {} for matrix in matrices}, sample, matrices)
     parts = [VERSION, model_hash(model), tokens_hash(tokens), str(compute)]
-    paths = {key: _path([*parts, key]) for key in sorted(wanted - {GRAM})}
     found: dict[str, dict[str, Tensor]] = {}
+    for name, sums in (held or {}).items():
+        for key in wanted & sums.keys():
+            found.setdefault(key, {})[name] = sums[key]
+    paths = {key: _path([*parts, key]) for key in sorted(wanted - found.keys() - {GRAM})}
     for key, path in paths.items():
         with suppress(SafetensorError, OSError, KeyError, InputError):
             stored = _load(path)
