@@ -24,6 +24,7 @@ from prunerzero.models.blocks import (
     find_blocks,
 )
 from prunerzero.models.compute import Compute, compute_for
+from prunerzero.models.matrices import is_mixture
 from prunerzero.progress import Report, silent
 from prunerzero.pruning.calibration import calibration_windows, describe
 from prunerzero.pruning.matrix import prune_matrix
@@ -317,6 +318,11 @@ def plan_sparsities(blocks: list[Block], recipe: Recipe, pattern: Pattern) -> di
     matrices = [matrix for block in blocks for matrix in block.matrices]
     for metric in recipe.formulas.values():
         metric.check_rankable()
+    if "R" in recipe.terminals and not is_mixture(matrices):
+        raise InputError(
+            f"metric '{recipe.name or recipe.expression}': terminal R is the router's weights, "
+            "and this model has no router"
+        )
     for matrix in matrices:
         recipe.metric_for(matrix.kind, matrix.family)
         pattern.check_width(matrix.shape.columns, matrix.name)

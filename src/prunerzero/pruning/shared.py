@@ -63,12 +63,14 @@ class SharedData:
         """Gathers what these recipes take from the dense model; the model must be dense now."""
         terminals = frozenset[str]().union(*(recipe.terminals for recipe in recipes))
         total = len(self._tokens)
-        for name, sums in PASSES.items():
-            wanted = frozenset(t for t in terminals & COLLECTORS.keys() if raw_sums(frozenset({t})) & sums)
+        for step, sums in PASSES.items():
+            wanted = frozenset(
+                name for name in terminals & COLLECTORS.keys() if COLLECTORS[name].raw & sums
+            )
             if wanted:
                 began = time.perf_counter()
-                self.dense(wanted, lambda done, name=name: report(name, done, total))
-                self.seconds[name] = time.perf_counter() - began
+                self.dense(wanted, lambda done, step=step: report(step, done, total))
+                self.seconds[step] = time.perf_counter() - began
         if not sequential and GRAM in raw_sums(terminals):
             self._held = gather_raw(
                 self._model,
