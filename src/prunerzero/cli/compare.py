@@ -9,31 +9,22 @@ from typing import Annotated, Any
 import typer
 
 from prunerzero.cli import inputs, zeroshot
-from prunerzero.cli.common import (
-    AllowPickle,
-    Blocks,
-    Device,
-    Dtype,
-    Exclude,
-    Group,
-    Include,
-    Json,
-    MinCoverage,
-    Progress,
-    Samples,
-    Seed,
-    SequenceLength,
-    Sequential,
-    emit,
-    note,
-)
+from prunerzero.cli.common import Group, Json, Progress, Sequential, emit, note
 from prunerzero.cli.comparison import comparison_document, print_comparison, write_files
-from prunerzero.cli.methods import ALL, applicable, methods_of
+from prunerzero.cli.methods import ALL, allocator, applicable, methods_of
+from prunerzero.cli.options import (
+    AllocationBudget,
+    RunOptions,
+    SelectionOptions,
+    WindowOptions,
+    with_options,
+)
 from prunerzero.errors import InputError
-from prunerzero.models.selection import MIN_COVERAGE
 
 
+@with_options
 def command(
+    *,
     model: inputs.Model,
     metrics: Annotated[
         str,
@@ -54,8 +45,7 @@ def command(
             help="Text for the statistics: name or file; repeatable: what the data make of it.",
         ),
     ] = ["wikipedia"],  # noqa: B006  typer copies it
-    samples: Samples = 16,
-    sequence_length: SequenceLength = 512,
+    amount: WindowOptions,
     windows: inputs.EvaluationWindows = 32,
     tasks: zeroshot.Tasks = None,
     limit: zeroshot.Limit = None,
@@ -68,8 +58,18 @@ def command(
             help="What happens to kept weights: every metric with each; default: its own.",
         ),
     ] = None,
+    allocation: Annotated[
+        str | None,
+        typer.Option(
+            "--allocation",
+            metavar="A,B,...",
+            help="uniform, owl, evolved, or a recipe whose is taken: every metric under each; "
+            "default: its own.",
+        ),
+    ] = None,
+    allocation_budget: AllocationBudget = "2m",
     sequential: Sequential = True,
-    seed: Seed = 0,
+    run: RunOptions,
     seeds: Annotated[
         int, typer.Option("--seeds", min=1, help="Calibration draws, from --seed on.")
     ] = 1,
@@ -79,13 +79,7 @@ def command(
             "--output", metavar="DIR", help="For the tables, and to go on with what is there."
         ),
     ] = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    blocks: Blocks = "",
-    include: Include = [],  # noqa: B006  typer copies it
-    exclude: Exclude = [],  # noqa: B006
-    min_coverage: MinCoverage = MIN_COVERAGE,
-    allow_pickle: AllowPickle = False,
+    selected: SelectionOptions,
     json: Json = False,
 ) -> None:
     """Prune with several metrics and compare perplexities, and zero-shot accuracies."""
@@ -94,7 +88,8 @@ def command(
     from prunerzero.pruning.checkpoint import refuse_seen, seen_documents
     from prunerzero.pruning.pattern import Pattern
 
-    methods = methods_of(metrics, group, update)
+    seed, sequence_length = run.seed, amount.sequence_length
+    methods = methods_of(metrics, group, update, allocation, allocation_budget)
     patterns = [Pattern.parse(one) for one in pattern]
     check_model_name(model)
     for one in calibration:
@@ -108,8 +103,10 @@ def command(
     refuse_seen(text, seen)
     questions = zeroshot.prepare(tasks, limit, None, seen) if tasks else None
 
-    loaded, tokenizer = inputs.load_quietly(inputs.loadable(model, allow_pickle), device, dtype)
+    source = inputs.loadable(model, run.allow_pickle)
+    loaded, tokenizer = inputs.load_quietly(source, run.device, run.dtype)
     from prunerzero.cli.published import names_and_pattern, published_beside
+    from prunerzero.evaluation.estimate import WORTH_SAYING, cost_of_trials
     from prunerzero.evaluation.evaluate import evaluation_windows
     from prunerzero.evaluation.measurements import Measurements
     from prunerzero.evaluation.perplexity import scored_bytes
@@ -121,18 +118,20 @@ def command(
     from prunerzero.models.compute import compute_for
     from prunerzero.pruning.calibration import calibration_windows, describe
 
-    selection = inputs.selected(blocks, include, exclude, min_coverage)
+    selection = selected.selection()
     found = find_blocks(loaded, selection)
     wanted = applicable(methods, patterns, found, everything=metrics.strip() == ALL)
-    compute = compute_for(loaded, dtype)
+    compute = compute_for(loaded, run.dtype)
     draws = {
-        (source, one): calibration_windows(loaded, tokenizer, source, samples, sequence_length, one)
-        for source in calibration
+        (text_, one): calibration_windows(
+            loaded, tokenizer, text_, amount.samples, sequence_length, one
+        )
+        for text_ in calibration
         for one in range(seed, seed + seeds)
     }
     seen = seen.union(*(windows.documents for windows in draws.values()))
     measured = evaluation_windows(text, tokenizer, windows, sequence_length, seed, seen)
-    answers = zeroshot.Compared(questions, loaded, tokenizer, dtype, seen)
+    answers = zeroshot.Compared(questions, loaded, tokenizer, run.dtype, seen)
     size = scored_bytes(measured, tokenizer)
     known, made = names_and_pattern(model, loaded)
     published = []
@@ -140,12 +139,15 @@ def command(
         published = published_beside(known, text_name(text), sequence_length)
 
     trials = [
-        Trial(name, recipe, one, source, draw)
-        for source in calibration
+        Trial(each.name, each.recipe, one, text_, draw, each.allocation, each.evolve)
+        for text_ in calibration
         for one in patterns
-        for name, recipe in wanted[str(one)]
+        for each in wanted[str(one)]
         for draw in range(seed, seed + seeds)
     ]
+    allocate = None
+    if any(each.evolve is not None for each in methods):
+        allocate = allocator(tokenizer, calibration)
     with Measurements(output) as measurements, Progress() as progress:
 
         def ask(label: str) -> dict[str, Any]:
@@ -153,10 +155,23 @@ def command(
             return answers.to_json(label)
 
         laboratory = Laboratory(
-            loaded, found, compute, measured, sequential, progress, f"{tasks or ''} {limit or ''}"
+            loaded,
+            found,
+            compute,
+            measured,
+            sequential,
+            progress,
+            f"{tasks or ''} {limit or ''}",
+            allocate,
         )
+
+        def foretell(seconds: float, left: list[Trial]) -> None:
+            cost = cost_of_trials(laboratory, seconds, left, draws)
+            if left and cost.seconds > WORTH_SAYING:
+                note(f"{len(left)} measurements left: {cost}")
+
         dense, more, results = run_trials(
-            laboratory, draws, trials, measurements, ask=ask, tell=note
+            laboratory, draws, trials, measurements, ask=ask, tell=note, estimate=foretell
         )
     rows = rows_of(trials, results)
     settings: dict[str, Any] = {

@@ -20,7 +20,9 @@ from prunerzero.models.snapshot import DenseWeights
 from prunerzero.progress import Report, silent
 from prunerzero.pruning.memory import recent_peak_bytes, restart_peak
 from prunerzero.pruning.pattern import Pattern
+from prunerzero.pruning.planning import planned
 from prunerzero.pruning.pruner import (
+    check_plan,
     matrix_results,
     overall_sparsity,
     plan_sparsities,
@@ -153,7 +155,7 @@ class Comparison:
         Raises:
             InputError: as `prunerzero.prune`.
         """
-        sparsities = plan_sparsities(self.blocks, recipe, pattern)
+        check_plan(self.blocks, recipe, pattern)
         key = recipe.key(pattern)
         matrices = [matrix for block in self.blocks for matrix in block.matrices]
         restart_peak()
@@ -167,12 +169,13 @@ class Comparison:
                     else:
                         matrix.weight.copy_(kept)
             else:
+                plan = planned(recipe, pattern, self.blocks, self.shared)
                 prune_blocks(
                     self.model,
                     self.blocks,
-                    recipe,
+                    plan,
                     pattern,
-                    sparsities,
+                    plan_sparsities(self.blocks, plan, pattern),
                     self.calibration,
                     self.sequential,
                     self.compute,

@@ -38,6 +38,7 @@ class Trial:
         calibration: the text's name.
         seed: of the draw of its windows.
         allocation: what the user calls the recipe's allocation.
+        evolve: seconds to evolve an allocation in; None takes the recipe's.
     """
 
     method: str
@@ -46,6 +47,7 @@ class Trial:
     calibration: str
     seed: int
     allocation: str = "uniform"
+    evolve: float | None = None
 
     @property
     def label(self) -> str:
@@ -68,6 +70,8 @@ class Laboratory:
         sequential: as in `prunerzero.prune`.
         report: called with a step's name, the parts done and their number.
         asked: what else is asked of every model, for the names of measurements.
+        allocate: makes the recipe of a trial whose allocation is evolved; given the comparison that
+            the trial is about to be part of, the trial, and its name for progress.
     """
 
     model: nn.Module
@@ -77,22 +81,29 @@ class Laboratory:
     sequential: bool
     report: Report = silent
     asked: str = ""
+    allocate: Callable[[Comparison, Trial, str], Recipe] | None = None
 
-    def key(self, hash_: str, recipe: Recipe | None, pattern: object, tokens: str) -> str:
-        """Names a measurement by everything that determines it."""
-        described = None
-        if recipe is not None:
-            described = recipe.model_dump(mode="json", exclude_defaults=True, exclude=DESCRIPTION)
+    def key(self, hash_: str, trial: Trial | None, tokens: str) -> str:
+        """Names a measurement by everything that determines it; the dense model's without trial."""
+        described: dict[str, Any] | None = None
+        more: dict[str, Any] = {}
+        if trial is not None:
+            described = trial.recipe.model_dump(
+                mode="json", exclude_defaults=True, exclude=set(DESCRIPTION)
+            )
+            if trial.evolve is not None:
+                more = {"evolve": [trial.evolve, trial.seed]}
         return key_of(
             model=hash_,
             matrices=[matrix.name for block in self.blocks for matrix in block.matrices],
             recipe=described,
-            pattern=str(pattern),
+            pattern="" if trial is None else str(trial.pattern),
             calibration=tokens,
             windows=self.windows.hash,
             compute=str(self.compute),
             sequential=self.sequential,
             asked=self.asked,
+            **more,
         )
 
 
@@ -127,8 +138,7 @@ def run_trials(
     dense = DenseWeights(matrix for block in laboratory.blocks for matrix in block.matrices)
     hash_ = model_hash(laboratory.model)
     keys = [
-        laboratory.key(hash_, t.recipe, t.pattern, draws[t.calibration, t.seed].hash)
-        for t in trials
+        laboratory.key(hash_, trial, draws[trial.calibration, trial.seed].hash) for trial in trials
     ]
     left = [t for t, key in zip(trials, keys, strict=True) if measurements.get(key) is None]
     loss, more, seconds = _dense(laboratory, hash_, measurements, dense, ask)
@@ -171,7 +181,7 @@ def _dense(
     dense: DenseWeights,
     ask: Callable[[str], dict[str, Any]],
 ) -> tuple[TextLoss, dict[str, Any], float]:
-    key = laboratory.key(hash_, None, "", "")
+    key = laboratory.key(hash_, None, "")
     known = measurements.get(key)
     if known is not None:
         more = ask("dense")
@@ -207,8 +217,13 @@ def _measured(
         if raw_sums(trial.recipe.terminals) & sums
     )
     try:
-        with comparison.pruned(label, trial.recipe, trial.pattern) as seconds:
-            outcome = comparison.outcome(label, laboratory.windows, seconds)
+        began = time.perf_counter()
+        recipe = trial.recipe
+        if trial.evolve is not None and laboratory.allocate is not None:
+            recipe = laboratory.allocate(comparison, trial, label)
+        evolving = time.perf_counter() - began
+        with comparison.pruned(label, recipe, trial.pattern) as seconds:
+            outcome = comparison.outcome(label, laboratory.windows, seconds + evolving)
             more = ask(label)
     except UnusableScores as error:
         tell(f"{label}: {error}")

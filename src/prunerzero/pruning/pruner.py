@@ -18,7 +18,6 @@ from prunerzero.metric import Metric
 from prunerzero.models.blocks import (
     EVERYTHING,
     Block,
-    Matrix,
     Selection,
     coverage,
     find_blocks,
@@ -30,8 +29,10 @@ from prunerzero.pruning.calibration import calibration_windows, describe
 from prunerzero.pruning.matrix import prune_matrix
 from prunerzero.pruning.memory import peak_rss_bytes
 from prunerzero.pruning.pattern import Pattern
+from prunerzero.pruning.planning import plan_terminals, planned, settled
 from prunerzero.pruning.shared import SharedData
 from prunerzero.recipe import Recipe
+from prunerzero.statistics.cache import DenseStatistics as DenseStatistics
 from prunerzero.statistics.cache import Statistics
 from prunerzero.statistics.collectors import FORWARD, Sample, raw_sums, terminals_of
 from prunerzero.statistics.gathering import ActivationSums, RawStatistics
@@ -125,15 +126,27 @@ def prune(
     model.eval()
     began = time.perf_counter()
     blocks = find_blocks(model, selection)
-    sparsities = plan_sparsities(blocks, recipe, pattern)
+    check_plan(blocks, recipe, pattern)
     compute = compute_for(model, dtype)
-    needed = raw_sums(recipe.terminals)
-    tokens, described = None, None
+    needed = raw_sums(recipe.terminals | plan_terminals(recipe, pattern))
+    tokens, described, shared = None, None, None
     if needed:
         windows = calibration_windows(model, tokenizer, calibration, samples, sequence_length, seed)
         tokens, described = windows.tokens, describe(windows)
+        shared = SharedData(model, blocks, tokens, compute)
+    recipe = planned(recipe, pattern, blocks, shared)
+    sparsities = plan_sparsities(blocks, recipe, pattern)
     unreached = prune_blocks(
-        model, blocks, recipe, pattern, sparsities, tokens, sequential, compute, report
+        model,
+        blocks,
+        recipe,
+        pattern,
+        sparsities,
+        tokens,
+        sequential,
+        compute,
+        report,
+        shared=shared,
     )
     results = matrix_results(blocks)
     return PruneResult(
@@ -224,17 +237,6 @@ def sums_by_pass(recipe: Recipe, sequential: bool) -> tuple[frozenset[str], froz
     return needed - replayed, replayed
 
 
-class DenseStatistics(Protocol):
-    """Terminals of the dense model's matrices (`prunerzero.statistics.cache.Statistics`)."""
-
-    @property
-    def unreached(self) -> list[str]:
-        """Names of matrices that no token met."""
-
-    def of(self, matrix: Matrix, terminals: frozenset[str]) -> dict[str, Tensor]:
-        """The data terminals of one matrix."""
-
-
 class Chain(Protocol):
     """Hidden states on their way through the blocks (`prunerzero.models.replay.Replay`)."""
 
@@ -314,7 +316,10 @@ def plan_sparsities(blocks: list[Block], recipe: Recipe, pattern: Pattern) -> di
             larger than a matrix, or a matrix width that an N:M pattern does not divide.
     """
     if recipe.group == "model" and not pattern.is_nm:
-        raise InputError("group 'model': a block is pruned at a time, so give row or matrix")
+        raise InputError(
+            "group 'model': ranks the whole dense model's weights, which only pruning in memory "
+            "can (--no-stream), and no search; give row or matrix"
+        )
     matrices = [matrix for block in blocks for matrix in block.matrices]
     for metric in recipe.formulas.values():
         metric.check_rankable()
@@ -327,6 +332,15 @@ def plan_sparsities(blocks: list[Block], recipe: Recipe, pattern: Pattern) -> di
         recipe.metric_for(matrix.kind, matrix.family)
         pattern.check_width(matrix.shape.columns, matrix.name)
     return recipe.allocation.sparsities([matrix.shape for matrix in matrices], pattern)
+
+
+def check_plan(blocks: list[Block], recipe: Recipe, pattern: Pattern) -> None:
+    """`plan_sparsities` before statistics are there, from which a recipe may take its allocation.
+
+    Raises:
+        InputError: as `plan_sparsities`.
+    """
+    plan_sparsities(blocks, settled(recipe, pattern), pattern)
 
 
 def matrix_results(blocks: list[Block]) -> tuple[MatrixResult, ...]:

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -35,6 +35,17 @@ CHECKSUM = "sha256"  # of the sums, in a cache file's header
 
 # Parts of a configuration that say where a model came from, not what it computes.
 PLACE = frozenset({"_name_or_path", "transformers_version", "architectures", "dtype"})
+
+
+class DenseStatistics(Protocol):
+    """Terminals of the dense model's matrices: `Statistics`, or what is kept on disk."""
+
+    @property
+    def unreached(self) -> list[str]:
+        """Names of matrices that no token met."""
+
+    def of(self, matrix: Matrix, terminals: frozenset[str]) -> dict[str, Tensor]:
+        """The data terminals of one matrix."""
 
 
 class Statistics:

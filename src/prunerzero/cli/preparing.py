@@ -1,0 +1,184 @@
+"""What ``prunerzero prune`` settles before it prunes: the recipe, measured or evolved at need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from prunerzero.cli.common import note
+from prunerzero.cli.methods import EVOLVED, Method, evolved_recipe
+from prunerzero.errors import InputError
+
+if TYPE_CHECKING:
+    from prunerzero.pruning.pattern import Pattern
+    from prunerzero.recipe import Recipe
+
+AUTO = "auto"
+
+
+@dataclass
+class Preparation:
+    """How the recipe of a run comes about.
+
+    Attributes:
+        methods: the recipe, or those that one is chosen among.
+        pattern: the run's.
+        budget: seconds to choose in; None if there is nothing to choose.
+        choice: what was chosen and why, once it is.
+    """
+
+    methods: list[Method]
+    pattern: Pattern
+    budget: float | None = None
+    choice: dict[str, Any] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        metric: str | None,
+        recipe: str | None,
+        group: str | None,
+        update: str | None,
+        allocation: str | None,
+        allocation_budget: str,
+        budget: str,
+        pattern: Pattern,
+        calibration: str,
+    ) -> Preparation:
+        """Reads the options of `prune`, before torch is loaded.
+
+        Raises:
+            InputError: one of them is wrong, or they do not go together.
+        """
+        from prunerzero import zoo
+        from prunerzero.data.sources import is_named
+        from prunerzero.evolution.settings import Budget
+        from prunerzero.recipe import Recipe
+
+        if (metric is None) == (recipe is None):
+            raise InputError(
+                "give either --metric (a name, an expression or a JSON file) or --recipe FILE"
+            )
+        auto = metric is not None and metric.strip().lower() == AUTO
+        if auto:
+            chosen = [Method.of(name, zoo.load(name)) for name in zoo.names()]
+        elif metric is not None:
+            chosen = [Method.of(metric, Recipe.from_text(metric))]
+        else:
+            chosen = [Method.of(str(recipe), Recipe.load(str(recipe)))]
+        if group:
+            chosen = [replace(one, recipe=one.recipe.with_group(group)) for one in chosen]
+        if update:
+            chosen = [replace(one, recipe=one.recipe.with_update(update)) for one in chosen]
+        if allocation:
+            chosen = [one.under(allocation, allocation_budget) for one in chosen]
+        reads = f"metric '{AUTO}'" if auto else f"allocation '{EVOLVED}'"
+        if (auto or allocation == EVOLVED) and not is_named(calibration):
+            raise InputError(
+                f"{reads}: calibration '{calibration}' is used whole, so nothing is left to judge "
+                "by; give a named text"
+            )
+        if allocation == EVOLVED and pattern.is_nm:
+            raise InputError(f"allocation '{EVOLVED}': {pattern} fixes every matrix's sparsity")
+        return cls(chosen, pattern, Budget.parse(budget).seconds if auto else None)
+
+    def streamed(self) -> Recipe:
+        """The recipe where the model is streamed.
+
+        Raises:
+            InputError: it takes the whole model in memory to find it.
+        """
+        [method, *others] = self.methods
+        if others:
+            raise InputError(
+                f"metric '{AUTO}': measures recipes on the whole model in memory; load it whole "
+                "(--no-stream), or compare and name one"
+            )
+        if method.evolve is not None:
+            raise InputError(
+                f"allocation '{EVOLVED}': takes the whole model in memory (--no-stream); or search "
+                "with --stream and prune by what it finds"
+            )
+        return method.recipe
+
+    def recipe_for(self, model: Any, tokenizer: Any, options: dict[str, Any]) -> Recipe:
+        """The recipe for a loaded model, which stays dense.
+
+        Args:
+            model: the model.
+            tokenizer: its tokenizer.
+            options: those of `prunerzero.prune`.
+
+        Raises:
+            InputError: none applies.
+        """
+        from prunerzero.evaluation.comparison import Comparison
+        from prunerzero.models.blocks import find_blocks
+        from prunerzero.models.compute import compute_for
+        from prunerzero.pruning.calibration import calibration_windows
+
+        method = self.methods[0]
+        if self.budget is None and method.evolve is None:
+            return method.recipe
+        model.eval()
+        calibration, seed = options["calibration"], options["seed"]
+        windows = calibration_windows(
+            model, tokenizer, calibration, options["samples"], options["sequence_length"], seed
+        )
+        comparison = Comparison(
+            model,
+            find_blocks(model, options["selection"]),
+            windows.tokens,
+            compute_for(model, options["dtype"]),
+            sequential=options["sequential"],
+            report=options["report"],
+        )
+        if self.budget is not None:
+            method = self._chosen(comparison, tokenizer, calibration, seed)
+        if method.evolve is None:
+            return method.recipe
+        note(f"evolving the allocation for {method.evolve:.0f} s")
+        return evolved_recipe(
+            comparison, method.recipe, self.pattern, tokenizer, calibration, method.evolve, seed
+        )
+
+    def _chosen(self, comparison: Any, tokenizer: Any, source: str, seed: int) -> Method:
+        from prunerzero.data.documents import Split
+        from prunerzero.data.sources import load_documents
+        from prunerzero.data.windows import sample_windows
+        from prunerzero.evaluation.automatic import VALIDATION_WINDOWS, choose
+        from prunerzero.evaluation.estimate import duration
+        from prunerzero.pruning.pruner import check_plan
+
+        assert self.budget is not None
+        length = comparison.calibration.shape[1]
+        documents = load_documents(source)
+        windows = sample_windows(
+            documents, tokenizer, Split.VALIDATION, VALIDATION_WINDOWS, length, seed
+        )
+        candidates, left_out = [], {}
+        for one in self.methods:
+            try:
+                check_plan(comparison.blocks, one.recipe, self.pattern)
+                candidates.append((one.name, one.recipe))
+            except InputError as error:
+                left_out[one.name] = str(error)
+        note(
+            f"choosing among {len(candidates)} recipes on {len(windows)} validation windows of "
+            f"{source}, for at most {duration(self.budget)}"
+        )
+        choice = choose(
+            comparison,
+            candidates,
+            self.pattern,
+            windows,
+            self.budget,
+            left_out=left_out,
+            tell=note,
+        )
+        for name, reason in choice.left_out.items():
+            note(f"{name} is left out: {reason}")
+        note(str(choice))
+        self.choice = choice.to_json()
+        [method] = [one for one in self.methods if one.name == choice.name]
+        return replace(method, recipe=choice.recipe)
