@@ -103,8 +103,7 @@ def command(
     refuse_seen(text, seen)
     questions = zeroshot.prepare(tasks, limit, None, seen) if tasks else None
 
-    source = inputs.loadable(model, run.allow_pickle)
-    loaded, tokenizer = inputs.load_quietly(source, run.device, run.dtype)
+    loaded, tokenizer = run.load(model)
     from prunerzero.cli.published import names_and_pattern, published_beside
     from prunerzero.evaluation.estimate import WORTH_SAYING, cost_of_trials
     from prunerzero.evaluation.evaluate import evaluation_windows

@@ -13,7 +13,6 @@ import typer
 from prunerzero.cli.common import note, prepare_output
 from prunerzero.errors import PrunerZeroWarning
 from prunerzero.models.names import converted_directory, gguf_file
-from prunerzero.models.selection import Selection
 
 if TYPE_CHECKING:
     from prunerzero.pruning.pattern import Pattern
@@ -30,11 +29,6 @@ EvaluationWindows = Annotated[
         help="Windows drawn from a named text; wikitext2, ptb, c4 and files are read whole.",
     ),
 ]
-
-
-def selected(blocks: str, include: list[str], exclude: list[str], min_coverage: float) -> Selection:
-    """What ``--blocks``, ``--include``, ``--exclude`` and ``--min-coverage`` ask for."""
-    return Selection(blocks, tuple(include), tuple(exclude), min_coverage)
 
 
 def check_calibration(source: str) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from prunerzero.cli import inputs
 from prunerzero.cli.common import (
     AllowPickle,
     Blocks,
@@ -44,6 +45,22 @@ class RunOptions:
     device: Device = None
     dtype: Dtype = None
     allow_pickle: AllowPickle = False
+
+    def source(self, name: str) -> str:
+        """The model to load: the one named, or the conversion of its pickle files if allowed.
+
+        Raises:
+            InputError: these are damaged, or hold more than tensors.
+        """
+        return inputs.loadable(name, self.allow_pickle)
+
+    def load(self, name: str) -> tuple[Any, Any]:
+        """Loads a model and its tokenizer, with one line on the console.
+
+        Raises:
+            InputError: there is no such model, or it cannot be read.
+        """
+        return inputs.load_quietly(self.source(name), self.device, self.dtype)
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def command(
     )
     check_model_name(model)
     inputs.check_calibration(calibration)
-    source = inputs.loadable(model, run.allow_pickle)
+    source = run.source(model)
     directory, streamed = inputs.prepare_pruning(source, output, stream)
 
     with Progress() as progress:
