@@ -10,6 +10,7 @@ from prunerzero.cli.methods import EVOLVED, Method, evolved_recipe
 from prunerzero.errors import InputError
 
 if TYPE_CHECKING:
+    from prunerzero.data.windows import Windows
     from prunerzero.pruning.pattern import Pattern
     from prunerzero.recipe import Recipe
 
@@ -43,7 +44,6 @@ class Preparation:
         allocation_budget: str,
         budget: str,
         pattern: Pattern,
-        calibration: str,
     ) -> Preparation:
         """Reads the options of `prune`, before torch is loaded.
 
@@ -51,7 +51,6 @@ class Preparation:
             InputError: one of them is wrong, or they do not go together.
         """
         from prunerzero import zoo
-        from prunerzero.data.sources import is_named
         from prunerzero.evolution.settings import Budget
         from prunerzero.recipe import Recipe
 
@@ -72,12 +71,6 @@ class Preparation:
             chosen = [replace(one, recipe=one.recipe.with_update(update)) for one in chosen]
         if allocation:
             chosen = [one.under(allocation, allocation_budget) for one in chosen]
-        reads = f"metric '{AUTO}'" if auto else f"allocation '{EVOLVED}'"
-        if (auto or allocation == EVOLVED) and not is_named(calibration):
-            raise InputError(
-                f"{reads}: calibration '{calibration}' is used whole, so nothing is left to judge "
-                "by; give a named text"
-            )
         if allocation == EVOLVED and pattern.is_nm:
             raise InputError(f"allocation '{EVOLVED}': {pattern} fixes every matrix's sparsity")
         return cls(chosen, pattern, Budget.parse(budget).seconds if auto else None)
@@ -107,24 +100,32 @@ class Preparation:
         Args:
             model: the model.
             tokenizer: its tokenizer.
-            options: those of `prunerzero.prune`.
+            options: those of `prunerzero.prune`; where text is needed to judge by, its calibration
+                documents are told from the others here, and drawn.
 
         Raises:
             InputError: none applies.
         """
+        from prunerzero.data.documents import Split
+        from prunerzero.data.sources import load_documents
+        from prunerzero.data.windows import check_length, sample_windows
+        from prunerzero.evaluation.automatic import VALIDATION_WINDOWS
         from prunerzero.evaluation.comparison import Comparison
         from prunerzero.models.blocks import find_blocks
         from prunerzero.models.compute import compute_for
-        from prunerzero.pruning.calibration import calibration_windows
+        from prunerzero.models.loading import context_limit
 
         method = self.methods[0]
         if self.budget is None and method.evolve is None:
             return method.recipe
         model.eval()
-        calibration, seed = options["calibration"], options["seed"]
-        windows = calibration_windows(
-            model, tokenizer, calibration, options["samples"], options["sequence_length"], seed
+        source, seed, length = (options[key] for key in ("calibration", "seed", "sequence_length"))
+        check_length(length, context_limit(model))
+        documents = load_documents(source)
+        windows = sample_windows(
+            documents, tokenizer, Split.CALIBRATION, options["samples"], length, seed
         )
+        options["calibration"] = windows
         comparison = Comparison(
             model,
             find_blocks(model, options["selection"]),
@@ -134,28 +135,23 @@ class Preparation:
             report=options["report"],
         )
         if self.budget is not None:
-            method = self._chosen(comparison, tokenizer, calibration, seed)
+            validation = sample_windows(
+                documents, tokenizer, Split.VALIDATION, VALIDATION_WINDOWS, length, seed
+            )
+            method = self._chosen(comparison, validation)
         if method.evolve is None:
             return method.recipe
         note(f"evolving the allocation for {method.evolve:.0f} s")
         return evolved_recipe(
-            comparison, method.recipe, self.pattern, tokenizer, calibration, method.evolve, seed
+            comparison, method.recipe, self.pattern, tokenizer, source, method.evolve, seed
         )
 
-    def _chosen(self, comparison: Any, tokenizer: Any, source: str, seed: int) -> Method:
-        from prunerzero.data.documents import Split
-        from prunerzero.data.sources import load_documents
-        from prunerzero.data.windows import sample_windows
-        from prunerzero.evaluation.automatic import VALIDATION_WINDOWS, choose
+    def _chosen(self, comparison: Any, windows: Windows) -> Method:
+        from prunerzero.evaluation.automatic import choose
         from prunerzero.evaluation.estimate import duration
         from prunerzero.pruning.pruner import check_plan
 
         assert self.budget is not None
-        length = comparison.calibration.shape[1]
-        documents = load_documents(source)
-        windows = sample_windows(
-            documents, tokenizer, Split.VALIDATION, VALIDATION_WINDOWS, length, seed
-        )
         candidates, left_out = [], {}
         for one in self.methods:
             try:
@@ -165,7 +161,7 @@ class Preparation:
                 left_out[one.name] = str(error)
         note(
             f"choosing among {len(candidates)} recipes on {len(windows)} validation windows of "
-            f"{source}, for at most {duration(self.budget)}"
+            f"{windows.source}, for at most {duration(self.budget)}"
         )
         choice = choose(
             comparison,

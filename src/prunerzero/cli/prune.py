@@ -79,7 +79,7 @@ def command(
 
     wanted = Pattern.parse(pattern)
     preparation = Preparation.of(
-        metric, recipe, group, update, allocation, allocation_budget, budget, wanted, calibration
+        metric, recipe, group, update, allocation, allocation_budget, budget, wanted
     )
     check_model_name(model)
     inputs.check_calibration(calibration)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from prunerzero.data.windows import Windows
 from prunerzero.errors import InputError
 from prunerzero.errors import UnusableScores as UnusableScores
 from prunerzero.metric import Metric
@@ -83,7 +84,7 @@ def prune(
     recipe: Recipe | Metric,
     pattern: Pattern,
     *,
-    calibration: str | Tensor = "wikipedia",
+    calibration: str | Tensor | Windows = "wikipedia",
     samples: int = 16,
     sequence_length: int = 512,
     sequential: bool = True,
@@ -103,7 +104,8 @@ def prune(
         tokenizer: its tokenizer; None if ``calibration`` holds token ids.
         recipe: a recipe, or a bare metric (ranked per row, uniform allocation).
         pattern: what may be zero.
-        calibration: a text source by name or path, or token ids ``[windows, length]``.
+        calibration: a text source by name or path, token ids ``[windows, length]``, or windows of
+            a calibration split.
         samples: number of calibration windows drawn from a text source.
         sequence_length: tokens in each of them.
         sequential: take each block's activation statistics from the pruned blocks before it;
