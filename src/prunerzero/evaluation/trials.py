@@ -19,6 +19,7 @@ from prunerzero.models.compute import Compute
 from prunerzero.models.snapshot import DenseWeights
 from prunerzero.progress import Report, silent
 from prunerzero.pruning.pattern import Pattern
+from prunerzero.pruning.planning import needs_data
 from prunerzero.recipe import Recipe
 from prunerzero.statistics.cache import model_hash
 from prunerzero.statistics.collectors import BACKWARD, INSIDE, raw_sums
@@ -88,6 +89,8 @@ class Laboratory:
         described: dict[str, Any] | None = None
         more: dict[str, Any] = {}
         if trial is not None:
+            if trial.evolve is None and not needs_data(trial.recipe, trial.pattern):
+                tokens = ""  # whatever the text, it prunes alike
             described = trial.recipe.model_dump(
                 mode="json", exclude_defaults=True, exclude=set(DESCRIPTION)
             )
@@ -143,7 +146,7 @@ def run_trials(
     left = [t for t, key in zip(trials, keys, strict=True) if measurements.get(key) is None]
     loss, more, seconds = _dense(laboratory, hash_, measurements, dense, ask)
     estimate(seconds, left)
-    finished = len(trials) - len(left)
+    finished = 0
     for draw, windows in draws.items():
         mine = [
             (trial, key)
@@ -168,8 +171,8 @@ def run_trials(
                 measured = _measured(comparison, trial, trial.label + where, laboratory, ask, tell)
                 measurements.add(key, measured)
             finished += 1
-            if len(trials) > 1:
-                laboratory.report("comparison", finished, len(trials))
+            if len(left) > 1:
+                laboratory.report("comparison", finished, len(left))
     found = [measurements.get(key) for key in keys]
     return loss, more, [one for one in found if one is not None]
 

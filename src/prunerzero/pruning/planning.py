@@ -23,6 +23,7 @@ from prunerzero.pruning.matrix import matrix_scores
 from prunerzero.pruning.owl import owl_allocation
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.recipe import Recipe
+from prunerzero.statistics.collectors import raw_sums
 
 if TYPE_CHECKING:
     from prunerzero.models.blocks import Block
@@ -38,6 +39,11 @@ def plan_terminals(recipe: Recipe, pattern: Pattern) -> frozenset[str]:
         return frozenset()
     owl = frozenset({"A"}) if isinstance(recipe.allocation, OwlAllocation) else frozenset[str]()
     return owl | (formula_terminals(recipe) if recipe.group == "model" else frozenset())
+
+
+def needs_data(recipe: Recipe, pattern: Pattern) -> bool:
+    """Whether pruning by the recipe takes calibration text."""
+    return bool(raw_sums(recipe.terminals | plan_terminals(recipe, pattern)))
 
 
 def settled(recipe: Recipe, pattern: Pattern) -> Recipe:

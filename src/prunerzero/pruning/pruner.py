@@ -30,7 +30,7 @@ from prunerzero.pruning.calibration import calibration_windows, describe
 from prunerzero.pruning.matrix import prune_matrix
 from prunerzero.pruning.memory import peak_rss_bytes
 from prunerzero.pruning.pattern import Pattern
-from prunerzero.pruning.planning import plan_terminals, planned, settled
+from prunerzero.pruning.planning import needs_data, planned, settled
 from prunerzero.pruning.shared import SharedData
 from prunerzero.recipe import Recipe
 from prunerzero.statistics.cache import DenseStatistics as DenseStatistics
@@ -130,9 +130,8 @@ def prune(
     blocks = find_blocks(model, selection)
     check_plan(blocks, recipe, pattern)
     compute = compute_for(model, dtype)
-    needed = raw_sums(recipe.terminals | plan_terminals(recipe, pattern))
     tokens, described, shared = None, None, None
-    if needed:
+    if needs_data(recipe, pattern):
         windows = calibration_windows(model, tokenizer, calibration, samples, sequence_length, seed)
         tokens, described = windows.tokens, describe(windows)
         shared = SharedData(model, blocks, tokens, compute)

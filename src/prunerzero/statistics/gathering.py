@@ -195,7 +195,7 @@ def gather_raw(
     found: RawStatistics = {matrix.name: {} for matrix in matrices}
     if wanted & INSIDE:
         found = gather_regional(model, matrices, tokens, compute, advance)
-        wanted -= INSIDE
+        wanted = wanted - INSIDE
         if not wanted:
             return found
     base: Any = model.base_model
