@@ -11,12 +11,12 @@ from prunerzero.cli import inputs
 from prunerzero.cli.common import print_table
 
 if TYPE_CHECKING:
-    from prunerzero.evaluation.published import Published
+    from prunerzero.evaluation.published import PublishedValue
     from prunerzero.evaluation.ranking import Row
 
 
 def comparison_document(
-    rows: Sequence[Row], size: int, published: Sequence[Published], seed: int
+    rows: Sequence[Row], size: int, published: Sequence[PublishedValue], seed: int
 ) -> dict[str, Any]:
     """The rows for JSON, and what the calibration text does to them.
 

@@ -62,8 +62,8 @@ class Row:
 
     @property
     def perplexity(self) -> float:
-        """``exp(mean loss)``; over seeds the geometric mean of their perplexities."""
-        return perplexity_of(self.mean)
+        """``exp(mean loss)``; over seeds the geometric mean of their perplexities; NaN as `mean`."""
+        return math.nan if self.error else perplexity_of(self.mean)
 
     @property
     def perplexities(self) -> list[float]:
@@ -223,13 +223,13 @@ def _name(row: Row) -> str:
 def _effect(pattern: str, table: dict[str, dict[str, Losses]], texts: list[str]) -> DataEffect:
     values = np.array([[by[text] for text in texts] for by in table.values()])  # [m, t, seeds]
     grand, cells = values.mean(), values.mean(2)
-    method, text = cells.mean(1), cells.mean(0)
+    by_method, by_text = cells.mean(1), cells.mean(0)
     methods, count, seeds = values.shape
-    interaction = cells - method[:, None] - text[None, :] + grand
+    interaction = cells - by_method[:, None] - by_text[None, :] + grand
     sums = np.array(
         [
-            ((method - grand) ** 2).sum() * count * seeds,
-            ((text - grand) ** 2).sum() * methods * seeds,
+            ((by_method - grand) ** 2).sum() * count * seeds,
+            ((by_text - grand) ** 2).sum() * methods * seeds,
             (interaction**2).sum() * seeds,
             ((values - cells[:, :, None]) ** 2).sum(),
         ]
@@ -240,7 +240,10 @@ def _effect(pattern: str, table: dict[str, dict[str, Losses]], texts: list[str])
         pattern,
         list(table),
         texts,
-        *(float(share) for share in shares),
+        method=float(shares[0]),
+        text=float(shares[1]),
+        interaction=float(shares[2]),
+        seed=float(shares[3]),
         agreement=float(np.mean(taus)),
         gap=float((cells.max(1) - cells.min(1)).max()),
     )

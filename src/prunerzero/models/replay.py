@@ -88,7 +88,7 @@ class Replay:
         """Runs one block on the current hidden states and returns its outputs, a batch each."""
         outputs = []
         for hidden, calls in zip(self.hidden, self._calls, strict=True):
-            outputs.append(run_block(block.module, hidden, calls[block.index], self.compute))
+            outputs.append(run_block(block, hidden, calls[block.index], self.compute))
         return outputs
 
     def advance(self, outputs: Iterable[Tensor]) -> None:
@@ -114,7 +114,7 @@ def check_chain(model: nn.Module, blocks: list[Block], tokens: Tensor, compute: 
     inputs: list[Tensor] = []
     _, calls = _capture(model, blocks, tokens, compute, inputs)
     for block, call, hidden, after in zip(blocks, calls, inputs, inputs[1:], strict=False):
-        output = run_block(block.module, hidden, call, compute)
+        output = run_block(block, hidden, call, compute)
         same = isinstance(output, Tensor) and output.shape == after.shape
         if not same or (output - after).norm() > TOLERANCE * after.norm():
             raise InputError(
@@ -124,10 +124,15 @@ def check_chain(model: nn.Module, blocks: list[Block], tokens: Tensor, compute: 
             )
 
 
-def run_block(block: nn.Module, hidden: Tensor, call: BlockCall, compute: Compute) -> Tensor:
+def run_block(block: Block, hidden: Tensor, call: BlockCall, compute: Compute) -> Tensor:
     """The block's output ``[batch, length, hidden_size]`` for such hidden states."""
+    return run_module(block.module, hidden, call, compute)
+
+
+def run_module(module: nn.Module, hidden: Tensor, call: BlockCall, compute: Compute) -> Tensor:
+    """The same for a block's module."""
     with compute.autocast():
-        output = block(hidden, *call.args, **call.kwargs)
+        output = module(hidden, *call.args, **call.kwargs)
     # Blocks return a tensor, a tuple or a list, whatever their annotation says.
     found: Tensor = output[0] if isinstance(output, (tuple, list)) else output
     return found

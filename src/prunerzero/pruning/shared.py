@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -69,7 +70,7 @@ class SharedData:
             )
             if wanted:
                 began = time.perf_counter()
-                self.dense(wanted, lambda done, step=step: report(step, done, total))
+                self.dense(wanted, partial(_advance, report, step, total))
                 self.seconds[step] = time.perf_counter() - began
         if not sequential and GRAM in raw_sums(terminals):
             self._held = gather_raw(
@@ -100,6 +101,10 @@ class SharedData:
             self._replay = Replay(self._model, self._blocks, self._tokens, batch, self._compute)
         self._replay.rewind()
         return self._replay
+
+
+def _advance(report: Report, step: str, total: int, done: int) -> None:
+    report(step, done, total)
 
 
 def replay_batch(tokens: Tensor) -> int:

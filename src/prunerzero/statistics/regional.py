@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from prunerzero.models.compute import Compute
 from prunerzero.models.matrices import Matrix
-from prunerzero.models.replay import BlockCall, run_base, run_block, split_call
+from prunerzero.models.replay import BlockCall, run_base, run_module, split_call
 from prunerzero.progress import Advance
 from prunerzero.statistics.collectors import GRADIENT, REGIONAL
 from prunerzero.statistics.gradients import GradientSums
@@ -71,7 +71,7 @@ def push_back(module: nn.Module, hidden: Tensor, call: BlockCall, compute: Compu
         call: what else it is given.
         compute: device and precision.
     """
-    output = run_block(module, hidden.detach(), call, compute)
+    output = run_module(module, hidden.detach(), call, compute)
     output.float().norm().backward()
 
 

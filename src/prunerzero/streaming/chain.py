@@ -63,7 +63,7 @@ class StreamedReplay:
     def run(self, block: Block) -> Iterator[Tensor]:
         """The outputs of one block for the current hidden states, one after the other."""
         for hidden, calls in zip(self.states, self._calls, strict=True):
-            yield run_block(block.module, hidden, calls[block.index], self._compute)
+            yield run_block(block, hidden, calls[block.index], self._compute)
 
     def advance(self, outputs: Iterable[Tensor]) -> None:
         """Makes ``outputs`` of a block the input of the next one."""

@@ -211,7 +211,7 @@ class DensePass:
         """Each window's gradient with respect to the block's input (the first block's is empty)."""
         for hidden, gradient, call in zip(inputs, outer, calls, strict=True):
             leaf = hidden.requires_grad_(block.index > 0)
-            output: Any = run_block(block.module, leaf, call[block.index], self._compute)
+            output: Any = run_block(block, leaf, call[block.index], self._compute)
             if output.requires_grad:
                 output.backward(gradient)
             yield torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
