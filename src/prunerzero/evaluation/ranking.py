@@ -62,7 +62,7 @@ class Row:
 
     @property
     def perplexity(self) -> float:
-        """``exp(mean loss)``; over seeds the geometric mean of their perplexities; NaN as `mean`."""
+        """``exp(mean loss)``, over seeds the geometric mean; NaN where there is none."""
         return math.nan if self.error else perplexity_of(self.mean)
 
     @property

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from functools import partial
 
 from torch import Tensor, nn
 
 from prunerzero.models.blocks import Block
 from prunerzero.models.compute import Compute
 from prunerzero.models.replay import Replay
-from prunerzero.progress import Advance, Report, silent
+from prunerzero.progress import Advance, Report, advance_of, silent
 from prunerzero.recipe import Recipe
 from prunerzero.statistics.cache import Statistics, gather_statistics
 from prunerzero.statistics.collectors import (
@@ -70,7 +69,7 @@ class SharedData:
             )
             if wanted:
                 began = time.perf_counter()
-                self.dense(wanted, partial(_advance, report, step, total))
+                self.dense(wanted, advance_of(report, step, total))
                 self.seconds[step] = time.perf_counter() - began
         if not sequential and GRAM in raw_sums(terminals):
             self._held = gather_raw(
@@ -101,10 +100,6 @@ class SharedData:
             self._replay = Replay(self._model, self._blocks, self._tokens, batch, self._compute)
         self._replay.rewind()
         return self._replay
-
-
-def _advance(report: Report, step: str, total: int, done: int) -> None:
-    report(step, done, total)
 
 
 def replay_batch(tokens: Tensor) -> int:
