@@ -151,7 +151,7 @@ WRONG = {
     "too few windows": (["--samples", "1000"], "1000 windows of 32 tokens were asked for"),
     "too long": (["--sequence-length", "65"], "above the model's limit of 64"),
     "length 1": (["--sequence-length", "1"], "greater than or equal to 2"),
-    "group": (["--group", "model"], "'model' is not one of 'row', 'matrix'"),
+    "group": (["--group", "column"], "'column' is not one of 'row', 'matrix', 'model'"),
     "device": (["--device", "cuda:99"], "device 'cuda:99'"),
     "full output": (["--output", "{texts}"], "not empty"),
     "file as output": (["--output", "{texts}/other.txt"], "is a file"),

@@ -85,10 +85,11 @@ def print_comparison(document: dict[str, Any], calibration: str) -> None:
         + f"; {settings['compute']}\n"
     )
     print_table(*table_of(document))
-    tied = sum(row["best_or_tied"] for row in document["rows"])
-    if tied and len(document["rows"]) > 1:
-        print("\n* the best of its pattern, or no worse by a paired bootstrap (95 %)")
     print(f"\n{settings['text']}: {Protocol(**settings['protocol'])}")
+    if len(document["rows"]) > 1:
+        print(
+            "* the best of its pattern and text, or not significantly worse (paired bootstrap, 95 %)"
+        )
     for effect in document["data_effects"]:
         print("\n" + described_effect(effect))
 

@@ -123,7 +123,7 @@ def evolve_allocation(
             report("allocation", round(min(spent, seconds)), round(seconds))
             if spent >= seconds:
                 break
-            drawn = windows.draw(generation, MORE)
+            drawn = windows.draw(generation, min(MORE, windows.capacity))
             documents.update(dict.fromkeys(drawn.documents))
             tokens = drawn.tokens
             writer.restore()
