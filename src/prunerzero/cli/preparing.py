@@ -146,6 +146,35 @@ class Preparation:
             comparison, method.recipe, self.pattern, tokenizer, source, method.evolve, seed
         )
 
+    def foretell(self, model: Any, recipe: Recipe, options: dict[str, Any]) -> None:
+        """Says what pruning a loaded model will take, if that is worth saying."""
+        from prunerzero.data.windows import Windows
+        from prunerzero.evaluation.estimate import WORTH_SAYING, cost_of_pruning
+        from prunerzero.models.blocks import find_blocks
+        from prunerzero.models.compute import compute_for
+        from prunerzero.models.loading import context_limit
+        from prunerzero.pruning.planning import needs_data
+        from prunerzero.pruning.pruner import check_plan
+
+        model.eval()
+        blocks = find_blocks(model, options["selection"])
+        check_plan(blocks, recipe, self.pattern)
+        length, limit = options["sequence_length"], context_limit(model)
+        if not needs_data(recipe, self.pattern) or (limit is not None and length > limit):
+            return
+        drawn = options["calibration"]
+        cost = cost_of_pruning(
+            model,
+            blocks,
+            recipe,
+            compute_for(model, options["dtype"]),
+            len(drawn) if isinstance(drawn, Windows) else options["samples"],
+            length,
+            sequential=options["sequential"],
+        )
+        if cost.seconds > WORTH_SAYING:
+            note(f"pruning: {cost}")
+
     def _chosen(self, comparison: Any, windows: Windows) -> Method:
         from prunerzero.evaluation.automatic import choose
         from prunerzero.evaluation.estimate import duration

@@ -110,6 +110,7 @@ def command(
             from prunerzero.pruning.pruner import prune
 
             chosen = preparation.recipe_for(loaded, tokenizer, options)
+            preparation.foretell(loaded, chosen, options)
             result = prune(loaded, tokenizer, chosen, wanted, **options)
             progress("saving", 0, 1)
             save_checkpoint(loaded, tokenizer, result, directory, model)

@@ -16,6 +16,8 @@ from torch import nn
 from prunerzero.data.windows import Windows
 from prunerzero.evaluation.trials import Laboratory, Trial
 from prunerzero.models.blocks import Block, Matrix
+from prunerzero.models.compute import Compute
+from prunerzero.models.replay import run_base
 from prunerzero.pruning.memory import peak_rss_bytes
 from prunerzero.pruning.pruner import sums_by_pass
 from prunerzero.recipe import Recipe
@@ -136,6 +138,37 @@ def memory(
         held = blocks[:1] if sequential else blocks
         total += 2 * NUMBER * sum(sum(w**2 for w in _inputs(block.matrices)) for block in held)
     return total + peak_rss_bytes()
+
+
+def cost_of_pruning(
+    model: nn.Module,
+    blocks: list[Block],
+    recipe: Recipe,
+    compute: Compute,
+    samples: int,
+    length: int,
+    *,
+    sequential: bool,
+) -> Cost:
+    """What one pruning will take, after a forward pass over one window that is not counted.
+
+    Args:
+        model: the dense model, loaded.
+        blocks: its blocks.
+        recipe: what to prune by.
+        compute: device and precision.
+        samples: calibration windows.
+        length: tokens in each.
+        sequential: as in `prunerzero.prune`.
+    """
+    window = torch.zeros(1, length, dtype=torch.int64)
+    began = time.perf_counter()
+    run_base(model, window, compute)
+    speed = Speed.measured(length, time.perf_counter() - began, compute.device)
+    tokens = samples * length
+    seconds = recipe_seconds(recipe, blocks, speed, tokens, 0, sequential=sequential)
+    seconds += shared_seconds([recipe], speed, tokens)
+    return Cost(seconds, memory(model, blocks, [recipe], tokens, sequential=sequential))
 
 
 def cost_of_trials(
