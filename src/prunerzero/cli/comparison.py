@@ -87,9 +87,7 @@ def print_comparison(document: dict[str, Any], calibration: str) -> None:
     print_table(*table_of(document))
     print(f"\n{settings['text']}: {Protocol(**settings['protocol'])}")
     if len(document["rows"]) > 1:
-        print(
-            "* the best of its pattern and text, or not significantly worse (paired bootstrap, 95 %)"
-        )
+        print("* the best of its pattern and text, or no worse by a paired bootstrap (95 %)")
     for effect in document["data_effects"]:
         print("\n" + described_effect(effect))
 
