@@ -11,6 +11,7 @@ from prunerzero.pruning.allocation import (
     MOST_KNOTS,
     Allocation,
     CurvesAllocation,
+    OwlAllocation,
     MatrixShape,
     UniformAllocation,
 )
@@ -50,6 +51,7 @@ def models(draw: st.DrawFn) -> list[MatrixShape]:
 offsets = st.floats(-1.5, 1.5)
 allocations = st.builds(
     CurvesAllocation,
+    OwlAllocation,
     curves=st.dictionaries(
         st.sampled_from(KINDS), st.lists(offsets, min_size=1, max_size=7).map(tuple)
     ),
@@ -201,7 +203,8 @@ def test_equal_keys_mean_equal_offsets(one: CurvesAllocation, other: CurvesAlloc
 
 def test_is_chosen_by_name() -> None:
     adapter = TypeAdapter(Allocation)
-    for allocation in (UniformAllocation(), CurvesAllocation(curves={"q_proj": (0.1, -0.5)})):
+    curves = CurvesAllocation(curves={"q_proj": (0.1, -0.5)})
+    for allocation in (UniformAllocation(), curves, OwlAllocation(spread=0.1)):
         assert adapter.validate_python(allocation.model_dump()) == allocation
         assert adapter.validate_json(allocation.model_dump_json()) == allocation
 
@@ -209,7 +212,9 @@ def test_is_chosen_by_name() -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        {"name": "owl"},
+        {"name": "evopress"},
+        {"name": "owl", "spread": 2},
+        {"name": "owl", "outlier": 0},
         {"name": "uniform", "curves": {}},
         {"name": "curves"},
         {"name": "curves", "curves": {}, "linear": 1},
