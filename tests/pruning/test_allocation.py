@@ -11,8 +11,8 @@ from prunerzero.pruning.allocation import (
     MOST_KNOTS,
     Allocation,
     CurvesAllocation,
-    OwlAllocation,
     MatrixShape,
+    OwlAllocation,
     UniformAllocation,
 )
 from prunerzero.pruning.pattern import Pattern
