@@ -51,7 +51,6 @@ def models(draw: st.DrawFn) -> list[MatrixShape]:
 offsets = st.floats(-1.5, 1.5)
 allocations = st.builds(
     CurvesAllocation,
-    OwlAllocation,
     curves=st.dictionaries(
         st.sampled_from(KINDS), st.lists(offsets, min_size=1, max_size=7).map(tuple)
     ),
