@@ -20,7 +20,7 @@ from prunerzero.models.snapshot import DenseWeights
 from prunerzero.progress import Report
 from prunerzero.pruning.checkpoint import refuse_seen
 from prunerzero.pruning.pattern import Pattern
-from prunerzero.pruning.pruner import plan_sparsities
+from prunerzero.pruning.pruner import check_plan
 from prunerzero.recipe import Recipe
 from prunerzero.reproduction.options import Options
 from prunerzero.statistics.cache import gather_statistics
@@ -54,7 +54,7 @@ class Ground:
             refuse_seen(options.text, self.seen)
         for pattern in map(Pattern.parse, (*options.patterns, *options.sparsities)):
             for method in options.methods:
-                plan_sparsities(model.blocks, under(Recipe.from_text(method), pattern), pattern)
+                check_plan(model.blocks, under(Recipe.from_text(method), pattern), pattern)
         # A text that is too short is found now, not after an hour.
         most = max(options.samples, *options.sample_counts * ("samples" in options.experiments), 1)
         for seed in options.all_seeds:
