@@ -80,7 +80,8 @@ def test_everything_at_once(study, searched, tmp_path):
     }  # fmt: skip
     assert ("enrichment" in {path.stem for path in figures}) == bool(analysis.enrichment)
     for bar, row in zip(enrichment_bars(analysis), analysis.enrichment, strict=False):
-        assert bar.low < bar.value == pytest.approx(math.log(row.odds_ratio)) < bar.high
+        assert bar.value == pytest.approx(math.log(row.odds_ratio))
+        assert bar.low < bar.value < bar.high
     assert all(path.read_text().rstrip().endswith("</svg>") for path in figures)
     heatmap = mask_heatmap(analysis)
     assert sorted(heatmap.names) == sorted(analysis.likeness.names)
