@@ -39,7 +39,7 @@ def test_a_budget_says_how_to_go_on(model, text, tmp_path, capsys, succeed):
     out = tmp_path / "out"
     arguments = ("reproduce", model, "--output", out, *SMALL, "--calibration", text)
     found = succeed(*arguments, "--budget", "0.001s", "--json")
-    assert (found["finished"], found["cells"]) == (0, 5)
+    assert found["finished"] < found["cells"] == 5
     assert succeed(*arguments, "--json")["finished"] == 5
 
 
