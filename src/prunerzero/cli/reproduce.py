@@ -31,7 +31,7 @@ from prunerzero.cli.common import (
     split_list,
 )
 from prunerzero.errors import InputError
-from prunerzero.models.selection import MIN_COVERAGE
+from prunerzero.models.selection import MIN_COVERAGE, Selection
 from prunerzero.reproduction.names import EXPERIMENTS, PAGE
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def command(
             options,
             budget=seconds,
             command=" ".join(sys.argv[1:]),
-            selection=inputs.selected(blocks, include, exclude, min_coverage),
+            selection=Selection(blocks, tuple(include), tuple(exclude), min_coverage),
             device=device,
             dtype=dtype,
             report=progress,
