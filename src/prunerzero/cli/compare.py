@@ -71,6 +71,7 @@ def command(
 ) -> None:
     """Prune with several metrics and compare perplexities, and zero-shot accuracies."""
     from prunerzero.data.sources import is_named, text_name
+    from prunerzero.data.written import without_self
     from prunerzero.models.names import check_model_name
     from prunerzero.pruning.checkpoint import refuse_seen, seen_documents
     from prunerzero.pruning.pattern import Pattern
@@ -85,6 +86,11 @@ def command(
     inputs.check_calibration(calibration)
     if text is None and not is_named(calibration):
         raise InputError(f"calibration '{calibration}': is used whole, so give another with --text")
+    if text is None and without_self(calibration) != calibration:
+        raise InputError(
+            f"calibration '{calibration}': holds what the model itself writes, no text to measure "
+            "it on, so give another with --text"
+        )
     text = text or calibration
     seen = seen_documents(model)
     refuse_seen(text, seen)
@@ -108,7 +114,10 @@ def command(
         for _, recipe in chosen:
             plan_sparsities(found, recipe, one)
     compute = compute_for(loaded, dtype)
-    statistics = calibration_windows(loaded, tokenizer, calibration, samples, sequence_length, seed)
+    with Progress() as progress:
+        statistics = calibration_windows(
+            loaded, tokenizer, calibration, samples, sequence_length, seed, progress
+        )
     seen = seen.union(statistics.documents)
     measured = evaluation_windows(text, tokenizer, windows, sequence_length, seed, seen)
     answers = zeroshot.Compared(questions, loaded, tokenizer, dtype, seen)

@@ -131,7 +131,9 @@ def prune(
     needed = raw_sums(recipe.terminals)
     tokens, described = None, None
     if needed:
-        windows = calibration_windows(model, tokenizer, calibration, samples, sequence_length, seed)
+        windows = calibration_windows(
+            model, tokenizer, calibration, samples, sequence_length, seed, report
+        )
         tokens, described = windows.tokens, describe(windows)
     unreached = prune_blocks(
         model, blocks, recipe, pattern, sparsities, tokens, sequential, compute, report
