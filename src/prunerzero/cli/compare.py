@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from itertools import product
 from typing import Annotated, Any
 
 import typer
@@ -58,6 +59,10 @@ def command(
             help="What happens to kept weights: every metric with each; default: its own.",
         ),
     ] = None,
+    permute: Annotated[
+        bool,
+        typer.Option("--permute", help="N:M patterns also with input channels reordered."),
+    ] = False,
     sequential: Sequential = True,
     seed: Seed = 0,
     device: Device = None,
@@ -82,6 +87,10 @@ def command(
         updates = split_list(update)
         chosen = [(name, recipe.with_update(one)) for name, recipe in chosen for one in updates]
     patterns = [Pattern.parse(one) for one in pattern]
+    if permute and not any(one.is_nm for one in patterns):
+        from prunerzero.permutation.pattern import check_permutable
+
+        check_permutable(patterns[0])
     check_model_name(model)
     inputs.check_calibration(calibration)
     if text is None and not is_named(calibration):
@@ -137,10 +146,11 @@ def command(
         answers.ask("dense", progress)
         for one in patterns:
             first: TextLoss | None = None
-            for name, recipe in chosen:
+            variants = [False, True] if permute and one.is_nm else [False]
+            for (name, recipe), permuted in product(chosen, variants):
                 step = name if recipe.update == "none" else f"{name}, {recipe.update}"
-                label = f"{step} {one}"
-                with comparison.pruned(label, recipe, one) as pruning_seconds:
+                label = f"{step}{', permuted' if permuted else ''} {one}"
+                with comparison.pruned(label, recipe, one, permuted=permuted) as pruning_seconds:
                     outcome = comparison.outcome(label, measured, pruning_seconds)
                     answers.ask(label, progress)
                 change = None
@@ -153,6 +163,7 @@ def command(
                         "expression": recipe.expression,
                         "group": inputs.shown_group(recipe, one),
                         "update": recipe.update,
+                        "permuted": permuted,
                         "pattern": str(one),
                         "sparsity": outcome.sparsity,
                         "perplexity": outcome.loss.perplexity,
@@ -216,7 +227,7 @@ def _print(document: dict[str, Any], calibration: str) -> None:
         change = row["change_vs_first"]
         rows.append(
             (
-                row["metric"],
+                f"{row['metric']}{', permuted' if row['permuted'] else ''}",
                 row["group"],
                 row["update"],
                 row["pattern"],

@@ -28,6 +28,7 @@ from prunerzero.cli.common import (
     note,
     print_table,
 )
+from prunerzero.errors import InputError
 from prunerzero.files import require_space
 from prunerzero.models.selection import MIN_COVERAGE
 
@@ -47,6 +48,10 @@ def command(
     sequence_length: SequenceLength = 512,
     group: Group = None,
     update: Update = None,
+    permute: Annotated[
+        bool,
+        typer.Option("--permute", help="For N:M: reorder input channels first, where possible."),
+    ] = False,
     sequential: Sequential = True,
     seed: Seed = 0,
     device: Device = None,
@@ -68,14 +73,22 @@ def command(
 ) -> None:
     """Prune a model and save it as a Hugging Face checkpoint."""
     from prunerzero.models.names import check_model_name
+    from prunerzero.permutation.pattern import check_permutable
     from prunerzero.pruning.pattern import Pattern
 
     chosen = inputs.one_recipe(metric, recipe, group, update)
     wanted = Pattern.parse(pattern)
+    if permute:
+        check_permutable(wanted)
     check_model_name(model)
     inputs.check_calibration(calibration)
     source = inputs.loadable(model, allow_pickle)
     directory, streamed = inputs.prepare_pruning(source, output, stream)
+    if streamed and permute:
+        raise InputError(
+            "permutation: a streamed model is never whole in memory, so its channels cannot be "
+            "reordered; give --no-stream, or leave out --permute"
+        )
 
     with Progress() as progress:
         options: dict[str, Any] = {
@@ -99,7 +112,7 @@ def command(
             from prunerzero.pruning.checkpoint import save_checkpoint
             from prunerzero.pruning.pruner import prune
 
-            result = prune(loaded, tokenizer, chosen, wanted, **options)
+            result = prune(loaded, tokenizer, chosen, wanted, permuted=permute, **options)
             progress("saving", 0, 1)
             save_checkpoint(loaded, tokenizer, result, directory, model)
             progress("saving", 1, 1)
@@ -137,6 +150,9 @@ def command(
         ("peak memory", f"{result.peak_rss_bytes / 2**20:.0f} MiB"),
         ("saved in", directory),
     ]
+    if permute:
+        reordered = result.settings["permutation"]["matrices"]
+        rows.insert(5, ("inputs reordered", f"{len(reordered)} matrices"))
     print_table(("", ""), rows)
     if result.unreached:
         note(

@@ -17,6 +17,7 @@ from prunerzero.models.blocks import Block
 from prunerzero.models.compute import Compute
 from prunerzero.models.matrices import is_mixture
 from prunerzero.models.snapshot import DenseWeights
+from prunerzero.permutation.permute import permute
 from prunerzero.progress import Report, silent
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.pruning.pruner import (
@@ -128,7 +129,13 @@ class Comparison:
 
     @contextmanager
     def pruned(
-        self, name: str, recipe: Recipe, pattern: Pattern, *, remember: bool = False
+        self,
+        name: str,
+        recipe: Recipe,
+        pattern: Pattern,
+        *,
+        remember: bool = False,
+        permuted: bool = False,
     ) -> Iterator[float]:
         """Prunes the model, for whatever is to be measured on it, and restores it afterwards.
 
@@ -137,6 +144,7 @@ class Comparison:
             recipe: what to prune by.
             pattern: what may be zero.
             remember: as for `measure`.
+            permuted: as for `prunerzero.prune`; such results are not remembered.
 
         Yields:
             How many seconds the pruning took.
@@ -148,8 +156,24 @@ class Comparison:
         key = recipe.key(pattern)
         matrices = [matrix for block in self.blocks for matrix in block.matrices]
         began = time.perf_counter()
+        permutation = None
+        remember = remember and not permuted  # masks are those of the reordered model
+
+        def report(step: str, done: int, total: int) -> None:
+            self.report(f"{name}: {step}", done, total)
+
         try:
-            if key in self._pruned:
+            if permuted:
+                permutation = permute(
+                    self.model,
+                    self.blocks,
+                    recipe,
+                    pattern,
+                    self.calibration,
+                    self.compute,
+                    report,
+                )
+            if key in self._pruned and not permuted:
                 for matrix in matrices:
                     kept = self._pruned[key][matrix.name]
                     if kept.dtype is torch.bool:
@@ -166,7 +190,7 @@ class Comparison:
                     self.calibration,
                     self.sequential,
                     self.compute,
-                    lambda step, done, total: self.report(f"{name}: {step}", done, total),
+                    report,
                 )
             if remember:
                 self._pruned[key] = {
@@ -175,6 +199,8 @@ class Comparison:
                 }
             yield time.perf_counter() - began
         finally:
+            if permutation is not None:
+                permutation.undo()
             self.dense.restore()
 
     def outcome(self, name: str, windows: Windows, seconds: float) -> Outcome:

@@ -368,5 +368,7 @@ def _check_dense(name: str) -> None:
 
 def _selection(record: Mapping[str, Any]) -> Selection:
     """What was pruned; only that is fine-tuned."""
-    found = dict(record["settings"]["selection"])
-    return Selection(**{key: tuple(v) if isinstance(v, list) else v for key, v in found.items()})
+    found: dict[str, Any] = record["settings"]["selection"]
+    return Selection(
+        found["blocks"], tuple(found["include"]), tuple(found["exclude"]), found["min_coverage"]
+    )

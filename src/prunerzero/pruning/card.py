@@ -37,6 +37,8 @@ def model_card(record: Mapping[str, Any]) -> str:
         ("computed in", settings["compute"]),
         ("versions", ", ".join(f"{k} {v}" for k, v in record["versions"].items())),
     ]
+    if permutation := settings.get("permutation"):
+        rows.append(("input channels reordered", f"of {len(permutation['matrices'])} matrices"))
     tunings = record.get("finetuning", [])
     rows += [("fine-tuned", _finetuning(tuning)) for tuning in tunings]
     unreached = len(record["unreached"])
@@ -117,6 +119,8 @@ def _command(record: Mapping[str, Any]) -> str:
         words += ["--calibration", calibration["source"]]
         words += ["--samples", str(calibration["windows"])]
         words += ["--sequence-length", str(calibration["sequence_length"])]
+    if settings.get("permutation"):
+        words.append("--permute")
     if not settings["sequential"]:
         words.append("--one-shot")
     return shlex.join([*words, "--output", "DIR"])
