@@ -42,6 +42,7 @@ from prunerzero.models import compute_for, find_blocks
 from prunerzero.pruning.owl import owl_allocation
 from prunerzero.statistics.cache import gather_statistics
 from prunerzero.study import Study
+from prunerzero.updates.names import Update
 
 HERE = Path(__file__).parent
 RECORD = HERE / "data" / "bars.json"
@@ -61,6 +62,7 @@ class Run:
         budget: its time.
         like: name of the run whose number of candidates it gets instead of a time.
         owl: Wanda with OWL's allocation is read on held-out text too.
+        update: what happens to the kept weights of every candidate.
         texts: further texts that winner and Wanda are read on.
     """
 
@@ -71,12 +73,14 @@ class Run:
     budget: str = "10m"
     like: str | None = None
     owl: bool = False
+    update: Update = "none"
     texts: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """Unique among the runs; part of file names."""
         parts = [self.pattern.replace("%", "").replace(":", "of"), self.preset, self.genome]
+        parts += [self.update] if self.update != "none" else []
         return "-".join([*parts, self.budget, f"seed{self.seed}"])
 
 
@@ -97,6 +101,11 @@ RUNS = (
     Run("50%", preset="random", like="50-default-recipe-10m-seed0"),
     Run("50%", preset="paper", budget="2h"),
     Run("50%", 2, budget="5m"),
+    *(
+        Run(pattern, seed, budget="5m", update="sparsegpt-adaptive")
+        for seed in range(3)
+        for pattern in ("50%", "2:4")
+    ),
 )
 
 
@@ -137,6 +146,7 @@ def measured(run: Run) -> dict[str, Any]:
         preset=run.preset,
         genome=run.genome,
         seed=run.seed,
+        update=run.update,
         observe=_Observer(),
     )
     document = result.to_json()
@@ -147,6 +157,7 @@ def measured(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "preset": run.preset,
         "genome": run.genome,
+        "update": run.update,
         "whole_seconds": time.perf_counter() - began,
         "date": datetime.now(UTC).date().isoformat(),
         "version": __version__,
