@@ -102,9 +102,10 @@ RUNS = (
     Run("50%", preset="paper", budget="2h"),
     Run("50%", 2, budget="5m"),
     *(
-        Run(pattern, seed, budget="5m", update="sparsegpt-adaptive")
+        Run(pattern, seed, budget=budget, update="sparsegpt-adaptive")
         for seed in range(3)
         for pattern in ("50%", "2:4")
+        for budget in ("2m", "5m")
     ),
 )
 
