@@ -64,6 +64,7 @@ class DefaultStrategy(Strategy):
     RANDOM_TREES = 4
     STEPS = 4  # of one descent
     CHILDREN = 12  # of one burst
+    UPDATED_CHILDREN = 4  # where each costs an update
     ALONE = 0.25  # share of children that are single formulas
     # A descent that arrives this much above the incumbent (log ratio) has lost its way.
     ASTRAY = 0.03
@@ -133,7 +134,8 @@ class DefaultStrategy(Strategy):
         if astray:
             self._point = None
         if not again:
-            self._children_left = self.CHILDREN
+            dear = self._update != "none"
+            self._children_left = self.UPDATED_CHILDREN if dear else self.CHILDREN
 
     def _start(self, guesses: Sequence[Recipe]) -> list[tuple[Genome, str]]:
         # The rival first: fitness is relative to the first candidate.

@@ -31,7 +31,7 @@ from prunerzero.pruning.pruner import UnusableScores
 from prunerzero.recipe import Recipe
 from prunerzero.statistics.hessian import inverse_factor
 from prunerzero.threads import for_each
-from prunerzero.updates.columnwise import BLOCK
+from prunerzero.updates.columnwise import BLOCK, as_chosen
 from prunerzero.updates.columnwise import derivatives as updated_derivatives
 from prunerzero.updates.names import VALUES
 
@@ -213,25 +213,24 @@ def _slopes(
     dense = masker.dense.weights[matrix.name]
     factor = inverse_factor(statistics["H"])
     mask = matrix.weight != 0
-    # What each weight was when its turn came stands for what it was when its block was chosen.
     values, benefit = updated_derivatives(dense, mask, gradient, factor)
     if recipe.update != "sparsegpt-adaptive":
         return derivatives(masker, recipe, matrix, benefit, sparsity)
     inputs = {name: value for name, value in statistics.items() if name != "H"}
     scorer = ColumnScorer(masker.metric(recipe, matrix).expression, inputs | {"W": dense.abs()})
-    scores = scorer.columns(slice(0, dense.shape[1]), values).expand_as(values)
-    logs = [_log_factor(masker, matrix, name).expand_as(values) for name in UPDATE_FACTORS]
     pattern = masker.pattern
+    seen = as_chosen(values, mask, factor, pattern.m or BLOCK)
+    scores = scorer.columns(slice(0, dense.shape[1]), seen).expand_as(values)
+    logs = [_log_factor(masker, matrix, name) for name in UPDATE_FACTORS]
     if pattern.n is not None and pattern.m is not None:
         return 0.0, nm_slopes(scores, benefit, pattern.n, pattern.m, logs)
     cost, slopes = 0.0, [0.0] * len(logs)
-    rows = -1 if recipe.group == "row" else 1
     for start in range(0, dense.shape[1], BLOCK):
         block = slice(start, min(start + BLOCK, dense.shape[1]))
 
         def part(whole: Tensor, block: slice = block) -> Tensor:
             mine = whole[:, block]
-            return mine if rows == -1 else mine.reshape(1, -1)
+            return mine if recipe.group == "row" else mine.expand(len(scores), -1).reshape(1, -1)
 
         share = part(scores)
         one, others = unstructured_slopes(

@@ -37,7 +37,7 @@ from prunerzero.evolution.targets import (
     open_models,
 )
 from prunerzero.evolution.texts import Texts
-from prunerzero.evolution.updating import check_update, rival, start
+from prunerzero.evolution.updating import check_update, plan_for, rival, start
 from prunerzero.models.selection import EVERYTHING, Selection
 from prunerzero.progress import Report, silent
 from prunerzero.pruning.pattern import Pattern
@@ -156,7 +156,8 @@ def search(
     clock = _Clock(timings)
     benches = open_models(models, dtype, device, selection, stream, sequence_length)
     check_recipes(benches, patterns, [rival(update), *guesses])
-    plan = benches[0].plan(RungPlan(length=min(RungPlan.length, sequence_length)))
+    usual = RungPlan(length=min(RungPlan.length, sequence_length))
+    plan = plan_for(update, benches[0].plan(usual))
     compute = benches[0].compute
     settings = SearchSettings(
         model=", ".join(models),

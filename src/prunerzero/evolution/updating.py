@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from prunerzero import zoo
 from prunerzero.errors import InputError
+from prunerzero.evolution.rungs import RungPlan
 from prunerzero.evolution.settings import Preset
 from prunerzero.pruning.allocation import UniformAllocation
 from prunerzero.recipe import Recipe
@@ -34,6 +36,13 @@ def check_update(update: Update, preset: Preset, *, stream: bool) -> None:
         raise InputError(
             f"update '{update}': a streamed search judges masks alone; give --no-stream"
         )
+
+
+def plan_for(update: Update, plan: RungPlan) -> RungPlan:
+    """The ladder for candidates with this update: one costs as much as a thousand tokens."""
+    if update == "none":
+        return plan
+    return replace(plan, glance=4, screening=8, guidance=plan.challenge)
 
 
 def rival(update: Update) -> Recipe:

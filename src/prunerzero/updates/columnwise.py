@@ -150,6 +150,24 @@ def derivatives(
 
 
 @torch.no_grad()
+def as_chosen(values: Tensor, mask: Tensor, factor: InverseFactor, size: int) -> Tensor:
+    """What weights were when their mask was chosen, of so many columns at once.
+
+    Args:
+        values: what each was when its own turn came, ``[out, in]`` (`derivatives`).
+        mask: bool ``[out, in]``, True = kept.
+        factor: of the Gram matrix.
+        size: columns whose mask is chosen together.
+    """
+    lost, found = values.masked_fill(mask, 0.0), values.clone()
+    for block in _parts(slice(0, values.shape[1]), max(1, BLOCK // size) * size):
+        group = torch.arange(block.stop - block.start, device=values.device) // size
+        together = group[:, None] == group
+        found[:, block] += lost[:, block] @ (factor.upper[block, block].triu(1) * together)
+    return found
+
+
+@torch.no_grad()
 def adaptive(
     weight: Tensor,
     factor: InverseFactor,
