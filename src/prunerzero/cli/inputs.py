@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunerzero.cli.common import note, prepare_output
-from prunerzero.errors import InputError, PrunerZeroWarning
+from prunerzero.errors import PrunerZeroWarning
 from prunerzero.models.names import converted_directory, gguf_file
-from prunerzero.models.selection import Selection
 
 if TYPE_CHECKING:
     from prunerzero.pruning.pattern import Pattern
@@ -32,11 +31,6 @@ EvaluationWindows = Annotated[
 ]
 
 
-def selected(blocks: str, include: list[str], exclude: list[str], min_coverage: float) -> Selection:
-    """What ``--blocks``, ``--include``, ``--exclude`` and ``--min-coverage`` ask for."""
-    return Selection(blocks, tuple(include), tuple(exclude), min_coverage)
-
-
 def check_calibration(source: str) -> None:
     """Finds a calibration text that cannot be used.
 
@@ -45,8 +39,12 @@ def check_calibration(source: str) -> None:
     """
     from prunerzero.data.sources import is_named, load_documents
     from prunerzero.data.splits import Split, documents_of
+    from prunerzero.data.written import without_self
 
-    documents_of(load_documents(source), Split.CALIBRATION if is_named(source) else None)
+    readable = without_self(source)  # the rest is known once the model is loaded
+    if readable is not None:
+        split = Split.CALIBRATION if is_named(source) else None
+        documents_of(load_documents(readable), split)
 
 
 def load_quietly(name: str, device: str | None, dtype: str | None) -> tuple[Any, Any]:
@@ -127,28 +125,6 @@ def prepare_pruning(model: str, output: str, stream: bool | None) -> tuple[Path,
 def shown_group(recipe: Recipe, pattern: Pattern) -> str:
     """The comparison group for tables; N:M patterns rank the weights of each M alone."""
     return "-" if pattern.is_nm else recipe.group
-
-
-def one_recipe(
-    metric: str | None, recipe: str | None, group: str | None, update: str | None = None
-) -> Recipe:
-    """The recipe behind ``--metric`` or ``--recipe``.
-
-    Raises:
-        InputError: Both are given or neither, or the one given is wrong.
-    """
-    from prunerzero.recipe import Recipe
-
-    if metric is not None and recipe is None:
-        chosen = Recipe.from_text(metric, group)
-    elif recipe is not None and metric is None:
-        chosen = Recipe.load(recipe)
-        chosen = chosen.with_group(group) if group else chosen
-    else:
-        raise InputError(
-            "give either --metric (a name, an expression or a JSON file) or --recipe FILE"
-        )
-    return chosen.with_update(update) if update else chosen
 
 
 def described(calibration: dict[str, Any] | None) -> str:

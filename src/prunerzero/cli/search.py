@@ -12,25 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from prunerzero.cli import inputs
-from prunerzero.cli.common import (
-    AllowPickle,
-    Blocks,
-    Device,
-    Dtype,
-    Exclude,
-    Include,
-    Json,
-    MinCoverage,
-    Progress,
-    Samples,
-    Seed,
-    SequenceLength,
-    emit,
-    note,
-    print_table,
-)
+from prunerzero.cli.common import Json, Progress, emit, note, print_table
+from prunerzero.cli.options import RunOptions, SelectionOptions, WindowOptions, with_options
 from prunerzero.errors import InputError
-from prunerzero.models.selection import MIN_COVERAGE
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -43,7 +27,9 @@ if TYPE_CHECKING:
 PLAIN_INTERVAL = 15.0  # seconds between two plain lines without news
 
 
+@with_options
 def command(
+    *,
     model: inputs.Model,
     pattern: Annotated[
         list[str], typer.Option("--pattern", help="50%, 2:4, ...; repeatable: all at once.")
@@ -86,6 +72,12 @@ def command(
             "--fitness", help="Divergence from the dense model, or log perplexity on the text."
         ),
     ] = "kl",
+    update: Annotated[
+        str,
+        typer.Option(
+            "--update", help="Of the kept weights, before fitness: sparsegpt, sparsegpt-adaptive."
+        ),
+    ] = "none",
     calibration: Annotated[
         list[str],
         typer.Option(
@@ -94,15 +86,9 @@ def command(
             help="Text, name or file, cut into four splits; repeatable: all at once.",
         ),
     ] = ["wikipedia"],  # noqa: B006  typer copies it
-    samples: Samples = 16,
-    sequence_length: SequenceLength = 512,
-    seed: Seed = 0,
-    device: Device = None,
-    dtype: Dtype = None,
-    blocks: Blocks = "",
-    include: Include = [],  # noqa: B006
-    exclude: Exclude = [],  # noqa: B006
-    min_coverage: MinCoverage = MIN_COVERAGE,
+    amount: WindowOptions,
+    run: RunOptions,
+    selected: SelectionOptions,
     stream: Annotated[
         bool | None,
         typer.Option(
@@ -111,7 +97,6 @@ def command(
             show_default=False,
         ),
     ] = None,
-    allow_pickle: AllowPickle = False,
     json: Json = False,
 ) -> None:
     """Search for a pruning recipe; the same command goes on with an interrupted search."""
@@ -122,6 +107,7 @@ def command(
         check_preset,
         check_targets,
     )
+    from prunerzero.evolution.updating import check_update
     from prunerzero.models.names import check_model_name
     from prunerzero.pruning.checkpoint import seen_documents
     from prunerzero.pruning.pattern import Pattern
@@ -135,14 +121,16 @@ def command(
         published = Budget(proposals=PAPER_POPULATION + PAPER_ITERATIONS)
         limits = published if preset == "paper" else Budget.parse("10m")
     check_preset(preset, patterns, genome, bool(guesses), fitness)
+    updated = Recipe.named("wanda").with_update(update).update
+    check_update(updated, preset, stream=bool(stream))
     for name in models:
         check_model_name(name)
         if seen_documents(name):
             raise InputError(f"model '{name}': is pruned already; search on the dense model")
     check_targets(models, patterns, calibration, objective, preset)
     _check_study(study)
-    models = [inputs.loadable(name, allow_pickle) for name in models]
-    if stream is None and (reason := _reason_to_stream(models, study)):
+    models = [run.source(name) for name in models]
+    if stream is None and update == "none" and (reason := _reason_to_stream(models, study)):
         note(reason)
         stream = True
 
@@ -161,14 +149,15 @@ def command(
                 genome=genome,
                 objective=objective,
                 fitness=fitness,
+                update=updated,
                 guesses=guesses,
                 calibration=calibration,
-                samples=samples,
-                sequence_length=sequence_length,
-                seed=seed,
-                dtype=dtype,
-                device=device,
-                selection=inputs.selected(blocks, include, exclude, min_coverage),
+                samples=amount.samples,
+                sequence_length=amount.sequence_length,
+                seed=run.seed,
+                dtype=run.dtype,
+                device=run.device,
+                selection=selected.selection(),
                 stream=bool(stream),
                 observe=console.observe,
                 report=console.report,
@@ -180,7 +169,7 @@ def command(
     if json:
         emit(result.to_json())
     else:
-        _print(result, models, patterns, samples, sequence_length, calibration, seed)
+        _print(result, models, patterns, amount, calibration, run.seed)
 
 
 def _reason_to_stream(models: Sequence[str], study: Path) -> str | None:
@@ -270,7 +259,7 @@ def _facts(status: Status) -> list[tuple[str, str]]:
         allocated = not isinstance(status.best.allocation, UniformAllocation)
         facts.append(("best", status.best.expression + (" + allocation" if allocated else "")))
     if status.gain is not None:
-        facts.append(("below Wanda", f"{status.gain:.1%}"))
+        facts.append((f"below {status.start}", f"{status.gain:.1%}"))
     if status.gain_over_published is not None:
         facts.append(("below Pruner-Zero", f"{status.gain_over_published:.1%}"))
     if status.seconds:
@@ -303,7 +292,7 @@ def _allocation(recipe: Recipe) -> list[tuple[str, str]]:
     return [
         (
             f"{kind}",
-            f"sparser by {sum(curve) / len(curve):+.3f} on average over the blocks "
+            f"sparsity {sum(curve) / len(curve):+.3f} on average over the blocks "
             f"({min(curve):+.3f} to {max(curve):+.3f})",
         )
         for kind, curve in allocation.curves.items()
@@ -314,8 +303,7 @@ def _print(
     result: SearchResult,
     models: Sequence[str],
     patterns: Sequence[Pattern],
-    samples: int,
-    sequence_length: int,
+    amount: WindowOptions,
     calibrations: Sequence[str],
     seed: int,
 ) -> None:
@@ -323,8 +311,8 @@ def _print(
 
     print(
         f"\n{', '.join(models)} at {', '.join(map(str, patterns))}, held-out "
-        f"{', '.join(calibrations)}, context {sequence_length}; sequential "
-        f"pruning calibrated on {samples} windows for every method; seed {seed}\n"
+        f"{', '.join(calibrations)}, context {amount.sequence_length}; sequential "
+        f"pruning calibrated on {amount.samples} windows for every method; seed {seed}\n"
     )
     nm = all(pattern.is_nm for pattern in patterns)
     for name, closing in result.closings.items():
@@ -367,8 +355,9 @@ def _print_table(document: dict[str, Any], best: dict[str, Any], nm: bool) -> No
     baselines = document["baselines"].items()
     for name, entry in sorted(baselines, key=lambda item: -item[1]["heldout_perplexity"]):
         add(name, entry)
-    if document["wanda_under_found_allocation"]:
-        add("wanda, found allocation", document["wanda_under_found_allocation"])
+    for rival in ("wanda", "sparsegpt"):
+        if entry := document.get(f"{rival}_under_found_allocation"):
+            add(f"{rival}, found allocation", entry)
     if document["formula_alone"]:
         add("best single formula", document["formula_alone"])
     add("best found", best)

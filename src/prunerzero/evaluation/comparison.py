@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,15 +17,21 @@ from prunerzero.models.blocks import Block
 from prunerzero.models.compute import Compute
 from prunerzero.models.matrices import is_mixture
 from prunerzero.models.snapshot import DenseWeights
+from prunerzero.permutation.permute import permute
 from prunerzero.progress import Report, silent
+from prunerzero.pruning.memory import recent_peak_bytes, restart_peak
 from prunerzero.pruning.pattern import Pattern
+from prunerzero.pruning.planning import planned
 from prunerzero.pruning.pruner import (
+    check_plan,
     matrix_results,
     overall_sparsity,
     plan_sparsities,
     prune_blocks,
 )
+from prunerzero.pruning.shared import SharedData
 from prunerzero.recipe import Recipe
+from prunerzero.streaming.memory import trim
 
 
 @dataclass(frozen=True)
@@ -36,11 +42,13 @@ class Outcome:
         loss: loss of every evaluation window.
         sparsity: share of zeros in the prunable matrices.
         pruning_seconds: time of statistics and pruning, without the evaluation.
+        peak_bytes: largest resident memory of the process since the pruning began.
     """
 
     loss: TextLoss
     sparsity: float
     pruning_seconds: float
+    peak_bytes: int = 0
 
 
 class Measures(Protocol):
@@ -95,7 +103,12 @@ class Comparison:
         self.report = report
         self.dense = dense or DenseWeights(matrix for block in blocks for matrix in block.matrices)
         self.mixture = is_mixture(matrix for block in blocks for matrix in block.matrices)
+        self.shared = SharedData(model, blocks, calibration, compute)
         self._pruned: dict[str, dict[str, Tensor]] = {}  # masks, or weights where they are new
+
+    def share(self, recipes: Iterable[Recipe]) -> None:
+        """Gathers once what these recipes take from the dense model."""
+        self.shared.gather(recipes, self.sequential, self.report)
 
     def measure_dense(self, windows: Windows) -> TextLoss:
         """Loss of the dense model."""
@@ -128,7 +141,13 @@ class Comparison:
 
     @contextmanager
     def pruned(
-        self, name: str, recipe: Recipe, pattern: Pattern, *, remember: bool = False
+        self,
+        name: str,
+        recipe: Recipe,
+        pattern: Pattern,
+        *,
+        remember: bool = False,
+        permuted: bool = False,
     ) -> Iterator[float]:
         """Prunes the model, for whatever is to be measured on it, and restores it afterwards.
 
@@ -137,6 +156,7 @@ class Comparison:
             recipe: what to prune by.
             pattern: what may be zero.
             remember: as for `measure`.
+            permuted: as for `prunerzero.prune`; such results are not remembered.
 
         Yields:
             How many seconds the pruning took.
@@ -144,12 +164,32 @@ class Comparison:
         Raises:
             InputError: as `prunerzero.prune`.
         """
-        sparsities = plan_sparsities(self.blocks, recipe, pattern)
+        check_plan(self.blocks, recipe, pattern)
         key = recipe.key(pattern)
         matrices = [matrix for block in self.blocks for matrix in block.matrices]
+        trim()  # what the recipe before has freed is no part of this one's memory
+        restart_peak()
         began = time.perf_counter()
+        permutation, shared = None, self.shared
+        remember = remember and not permuted  # masks are those of the reordered model
+
+        def report(step: str, done: int, total: int) -> None:
+            self.report(f"{name}: {step}", done, total)
+
         try:
-            if key in self._pruned:
+            if permuted:
+                permutation = permute(
+                    self.model,
+                    self.blocks,
+                    recipe,
+                    pattern,
+                    self.calibration,
+                    self.compute,
+                    report,
+                )
+                # What was gathered from the model lies in its own order.
+                shared = SharedData(self.model, self.blocks, self.calibration, self.compute)
+            if key in self._pruned and not permuted:
                 for matrix in matrices:
                     kept = self._pruned[key][matrix.name]
                     if kept.dtype is torch.bool:
@@ -157,16 +197,18 @@ class Comparison:
                     else:
                         matrix.weight.copy_(kept)
             else:
+                plan = planned(recipe, pattern, self.blocks, shared)
                 prune_blocks(
                     self.model,
                     self.blocks,
-                    recipe,
+                    plan,
                     pattern,
-                    sparsities,
+                    plan_sparsities(self.blocks, plan, pattern),
                     self.calibration,
                     self.sequential,
                     self.compute,
-                    lambda step, done, total: self.report(f"{name}: {step}", done, total),
+                    report,
+                    shared=shared,
                 )
             if remember:
                 self._pruned[key] = {
@@ -175,12 +217,15 @@ class Comparison:
                 }
             yield time.perf_counter() - began
         finally:
+            if permutation is not None:
+                permutation.undo()
             self.dense.restore()
 
     def outcome(self, name: str, windows: Windows, seconds: float) -> Outcome:
         """Measures the model as it is now: inside `pruned`, the pruned one."""
         loss = self._loss(name, windows)
-        return Outcome(loss, overall_sparsity(matrix_results(self.blocks)), seconds)
+        sparsity = overall_sparsity(matrix_results(self.blocks))
+        return Outcome(loss, sparsity, seconds, recent_peak_bytes())
 
     def _loss(self, name: str, windows: Windows) -> TextLoss:
         return measure_loss(

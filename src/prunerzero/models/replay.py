@@ -74,9 +74,14 @@ class Replay:
                 self.hidden.append(_first_hidden(model, blocks[0], ids, compute))
                 self._calls.append(self._calls[0])
             else:
-                hidden, calls = _capture(model, blocks, ids, compute)
+                hidden, calls = capture_blocks(model, blocks, ids, compute)
                 self.hidden.append(hidden)
                 self._calls.append(calls)
+        self._first = list(self.hidden)
+
+    def rewind(self) -> None:
+        """Goes back before the first block."""
+        self.hidden = list(self._first)
 
     @torch.no_grad()
     def run(self, block: Block) -> list[Tensor]:
@@ -107,7 +112,7 @@ def check_chain(model: nn.Module, blocks: list[Block], tokens: Tensor, compute: 
         InputError: naming the first block whose input is something else.
     """
     inputs: list[Tensor] = []
-    _, calls = _capture(model, blocks, tokens, compute, inputs)
+    _, calls = capture_blocks(model, blocks, tokens, compute, inputs)
     for block, call, hidden, after in zip(blocks, calls, inputs, inputs[1:], strict=False):
         output = run_block(block, hidden, call, compute)
         same = isinstance(output, Tensor) and output.shape == after.shape
@@ -121,22 +126,41 @@ def check_chain(model: nn.Module, blocks: list[Block], tokens: Tensor, compute: 
 
 def run_block(block: Block, hidden: Tensor, call: BlockCall, compute: Compute) -> Tensor:
     """The block's output ``[batch, length, hidden_size]`` for such hidden states."""
+    return run_module(block.module, hidden, call, compute)
+
+
+def run_module(module: nn.Module, hidden: Tensor, call: BlockCall, compute: Compute) -> Tensor:
+    """The same for a block's module."""
     with compute.autocast():
-        output = block.module(hidden, *call.args, **call.kwargs)
+        output = module(hidden, *call.args, **call.kwargs)
     # Blocks return a tensor, a tuple or a list, whatever their annotation says.
     found: Tensor = output[0] if isinstance(output, (tuple, list)) else output
     return found
 
 
 @torch.no_grad()
-def _capture(
+def capture_blocks(
     model: nn.Module,
     blocks: list[Block],
     ids: Tensor,
     compute: Compute,
     inputs: list[Tensor] | None = None,
 ) -> tuple[Tensor, list[BlockCall]]:
-    """The first block's hidden states and every block's call; all hidden states in ``inputs``."""
+    """What every block is given in one pass.
+
+    Args:
+        model: the causal LM.
+        blocks: all its blocks, in order.
+        ids: token ids ``[windows, length]``.
+        compute: device and precision.
+        inputs: given every block's hidden states, where wanted.
+
+    Returns:
+        The first block's hidden states, and every block's call.
+
+    Raises:
+        InputError: if a block runs more than once, or not at all.
+    """
     first: list[Tensor] = []
     calls: dict[int, BlockCall] = {}
 

@@ -12,30 +12,33 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from prunerzero.data.windows import Windows
 from prunerzero.errors import InputError
 from prunerzero.errors import UnusableScores as UnusableScores
 from prunerzero.metric import Metric
 from prunerzero.models.blocks import (
     EVERYTHING,
     Block,
-    Matrix,
     Selection,
     coverage,
     find_blocks,
 )
 from prunerzero.models.compute import Compute, compute_for
-from prunerzero.models.replay import Replay
+from prunerzero.models.matrices import is_mixture
+from prunerzero.permutation.pattern import check_permutable
+from prunerzero.permutation.permute import permute
 from prunerzero.progress import Report, silent
 from prunerzero.pruning.calibration import calibration_windows, describe
 from prunerzero.pruning.matrix import prune_matrix
 from prunerzero.pruning.memory import peak_rss_bytes
 from prunerzero.pruning.pattern import Pattern
+from prunerzero.pruning.planning import needs_data, planned, settled
+from prunerzero.pruning.shared import SharedData
 from prunerzero.recipe import Recipe
-from prunerzero.statistics.cache import Statistics, gather_statistics
+from prunerzero.statistics.cache import DenseStatistics as DenseStatistics
+from prunerzero.statistics.cache import Statistics
 from prunerzero.statistics.collectors import FORWARD, Sample, raw_sums, terminals_of
 from prunerzero.statistics.gathering import ActivationSums, RawStatistics
-
-REPLAY_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -83,13 +86,14 @@ def prune(
     recipe: Recipe | Metric,
     pattern: Pattern,
     *,
-    calibration: str | Tensor = "wikipedia",
+    calibration: str | Tensor | Windows = "wikipedia",
     samples: int = 16,
     sequence_length: int = 512,
     sequential: bool = True,
     seed: int = 0,
     dtype: str | None = None,
     selection: Selection = EVERYTHING,
+    permuted: bool = False,
     report: Report = silent,
 ) -> PruneResult:
     """Prunes a causal LM in place.
@@ -103,7 +107,8 @@ def prune(
         tokenizer: its tokenizer; None if ``calibration`` holds token ids.
         recipe: a recipe, or a bare metric (ranked per row, uniform allocation).
         pattern: what may be zero.
-        calibration: a text source by name or path, or token ids ``[windows, length]``.
+        calibration: a text source by name or path, token ids ``[windows, length]``, or windows of
+            a calibration split.
         samples: number of calibration windows drawn from a text source.
         sequence_length: tokens in each of them.
         sequential: take each block's activation statistics from the pruned blocks before it;
@@ -111,6 +116,8 @@ def prune(
         seed: seed of the draw of calibration windows.
         dtype: precision of the passes; None takes bfloat16 where the hardware has it.
         selection: which blocks and matrices are pruned; by default all that inspection finds.
+        permuted: for N:M patterns, reorder input channels first, where another matrix's outputs can
+            follow (`prunerzero.permutation`).
         report: called with a step's name, the parts done and their number.
 
     Returns:
@@ -118,25 +125,47 @@ def prune(
 
     Raises:
         InputError: for a metric that cannot rank weights, an N:M pattern that does not divide a
-            matrix, unusable calibration, or scores that are not finite.
+            matrix, unusable calibration, scores that are not finite, or a permutation that cannot
+            be applied.
     """
+    if permuted:
+        check_permutable(pattern)
     if isinstance(recipe, Metric):
         recipe.check_rankable()
         recipe = Recipe(metric=recipe)
     model.eval()
     began = time.perf_counter()
     blocks = find_blocks(model, selection)
-    sparsities = plan_sparsities(blocks, recipe, pattern)
+    check_plan(blocks, recipe, pattern)
     compute = compute_for(model, dtype)
-    needed = raw_sums(recipe.terminals)
-    tokens, described = None, None
-    if needed:
-        windows = calibration_windows(model, tokenizer, calibration, samples, sequence_length, seed)
+    tokens, described, shared, permutation = None, None, None, None
+    if needs_data(recipe, pattern):
+        windows = calibration_windows(
+            model, tokenizer, calibration, samples, sequence_length, seed, report
+        )
         tokens, described = windows.tokens, describe(windows)
+    if permuted:  # before anything is gathered, for that lies in the model's order
+        permutation = permute(model, blocks, recipe, pattern, tokens, compute, report)
+    if tokens is not None:
+        shared = SharedData(model, blocks, tokens, compute)
+    recipe = planned(recipe, pattern, blocks, shared)
+    sparsities = plan_sparsities(blocks, recipe, pattern)
     unreached = prune_blocks(
-        model, blocks, recipe, pattern, sparsities, tokens, sequential, compute, report
+        model,
+        blocks,
+        recipe,
+        pattern,
+        sparsities,
+        tokens,
+        sequential,
+        compute,
+        report,
+        shared=shared,
     )
     results = matrix_results(blocks)
+    settings = run_settings(recipe, pattern, sequential, seed, selection, compute, described)
+    if permutation is not None:
+        settings["permutation"] = permutation.to_json()
     return PruneResult(
         sparsity=overall_sparsity(results),
         matrices=results,
@@ -144,7 +173,7 @@ def prune(
         peak_rss_bytes=peak_rss_bytes(),
         coverage=coverage(blocks),
         unreached=unreached,
-        settings=run_settings(recipe, pattern, sequential, seed, selection, compute, described),
+        settings=settings,
     )
 
 
@@ -179,30 +208,37 @@ def prune_blocks(
     sequential: bool,
     compute: Compute,
     report: Report = silent,
+    *,
+    shared: SharedData | None = None,
 ) -> tuple[str, ...]:
     """The loop behind `prune`, for callers that have blocks, tokens and sparsities already.
+
+    Args:
+        model: the dense causal LM.
+        blocks: its blocks.
+        recipe: what to prune by.
+        pattern: what may be zero.
+        sparsities: each matrix's share of it, as `plan_sparsities` returns them.
+        tokens: calibration token ids ``[windows, length]``; None where no data are needed.
+        sequential: as for `prune`.
+        compute: device and precision.
+        report: told of the steps.
+        shared: what other recipes have gathered from the same model and tokens.
 
     Returns:
         Names of matrices that no calibration token met.
     """
     once, replayed = sums_by_pass(recipe, sequential)
-    matrices = [matrix for block in blocks for matrix in block.matrices]
-    dense: Statistics | None = None
-    if once:
+    dense, replay = None, None
+    if once or replayed:
         assert tokens is not None
-        dense_terminals = terminals_of(recipe.terminals, once)
-        dense = gather_statistics(
-            model,
-            matrices,
-            tokens,
-            dense_terminals,
-            compute,
-            lambda done: report("statistics", done, len(tokens)),
-        )
-    replay = None
-    if replayed:
-        assert tokens is not None
-        replay = Replay(model, blocks, tokens, replay_batch(tokens), compute)
+        shared = shared or SharedData(model, blocks, tokens, compute)
+        if once:
+            count = len(tokens)
+            terminals = terminals_of(recipe.terminals, once)
+            dense = shared.dense(terminals, lambda done: report("statistics", done, count))
+        if replayed:
+            replay = shared.replay()
     unreached = dict.fromkeys(dense.unreached if dense else ())
     run_loop(blocks, recipe, pattern, sparsities, tokens, dense, replay, unreached, report=report)
     return tuple(unreached)
@@ -216,22 +252,6 @@ def sums_by_pass(recipe: Recipe, sequential: bool) -> tuple[frozenset[str], froz
     needed = raw_sums(recipe.terminals)
     replayed = needed & FORWARD if sequential else frozenset[str]()
     return needed - replayed, replayed
-
-
-def replay_batch(tokens: Tensor) -> int:
-    """Windows in a forward pass of one block."""
-    return max(1, REPLAY_TOKENS // tokens.shape[1])
-
-
-class DenseStatistics(Protocol):
-    """Terminals of the dense model's matrices (`prunerzero.statistics.cache.Statistics`)."""
-
-    @property
-    def unreached(self) -> list[str]:
-        """Names of matrices that no token met."""
-
-    def of(self, matrix: Matrix, terminals: frozenset[str]) -> dict[str, Tensor]:
-        """The data terminals of one matrix."""
 
 
 class Chain(Protocol):
@@ -313,14 +333,31 @@ def plan_sparsities(blocks: list[Block], recipe: Recipe, pattern: Pattern) -> di
             larger than a matrix, or a matrix width that an N:M pattern does not divide.
     """
     if recipe.group == "model" and not pattern.is_nm:
-        raise InputError("group 'model': a block is pruned at a time, so give row or matrix")
+        raise InputError(
+            "group 'model': ranks the whole dense model's weights, which only pruning in memory "
+            "can (--no-stream), and no search; give row or matrix"
+        )
     matrices = [matrix for block in blocks for matrix in block.matrices]
     for metric in recipe.formulas.values():
         metric.check_rankable()
+    if "R" in recipe.terminals and not is_mixture(matrices):
+        raise InputError(
+            f"metric '{recipe.name or recipe.expression}': terminal R is the router's weights, "
+            "and this model has no router"
+        )
     for matrix in matrices:
         recipe.metric_for(matrix.kind, matrix.family)
         pattern.check_width(matrix.shape.columns, matrix.name)
     return recipe.allocation.sparsities([matrix.shape for matrix in matrices], pattern)
+
+
+def check_plan(blocks: list[Block], recipe: Recipe, pattern: Pattern) -> None:
+    """`plan_sparsities` before statistics are there, from which a recipe may take its allocation.
+
+    Raises:
+        InputError: as `plan_sparsities`.
+    """
+    plan_sparsities(blocks, settled(recipe, pattern), pattern)
 
 
 def matrix_results(blocks: list[Block]) -> tuple[MatrixResult, ...]:
