@@ -9,10 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prunerzero.analysis.analyze import Analysis
-from prunerzero.errors import MissingExtraError
 from prunerzero.files import atomic_path
-
-BLUE, GREY, RED = "#3b6ea8", "#888888", "#b5483a"
+from prunerzero.report.figures import BLUE, GREY, RED, figure, require_matplotlib
 
 
 class Bar(NamedTuple):
@@ -114,28 +112,15 @@ def draw_figures(analysis: Analysis, directory: str | Path) -> list[Path]:
     ]
 
 
-def require_matplotlib() -> None:
-    """Finds out at once whether matplotlib is there.
-
-    Raises:
-        MissingExtraError: it is not.
-    """
-    try:
-        import matplotlib as mpl  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("plot", "drawing figures") from error
-
-
 def _draw(path: Path, rows: Sequence[Any], paint: Callable[[Any], None]) -> Path:
     import matplotlib as mpl
-    from matplotlib.figure import Figure
 
     # A fixed salt and no date: drawing the same data again gives the same file.
     with mpl.rc_context({"svg.hashsalt": "prunerzero", "svg.fonttype": "path"}):
-        figure = Figure(figsize=(7.0, 1.6 + 0.3 * max(len(rows), 8)), layout="constrained")
-        paint(figure.add_subplot())
+        drawn, axes = figure(7.0, 1.6 + 0.3 * max(len(rows), 8))
+        paint(axes)
         with atomic_path(path) as temporary:
-            figure.savefig(temporary, facecolor="white", metadata={"Date": None})
+            drawn.savefig(temporary, facecolor="white", metadata={"Date": None})
     return path
 
 
