@@ -383,7 +383,7 @@ class Study:
 
         settings, best = self.settings, self.best
         shown = {name: settings[name] for name in SHOWN_SETTINGS if name in settings}
-        counts = {name: count for name, count in self.counts().items() if count}
+        counts = {str(name): count for name, count in self.counts().items() if count}
         found = {} if best is None else {"best": best.expression, "its fitness": best.fitness}
         return properties(f"Study {self.path.name}", {**shown, **counts, **found})
 
