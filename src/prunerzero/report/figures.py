@@ -1,25 +1,11 @@
-"""What the figures share: matplotlib, found when it is used, and colours."""
+"""A matplotlib figure that a notebook shows by itself."""
 
 from __future__ import annotations
 
 import io
 from typing import Any
 
-from prunerzero.errors import MissingExtraError
-
-BLUE, GREY, RED = "#3b6ea8", "#888888", "#b5483a"
-
-
-def require_matplotlib() -> None:
-    """Finds out at once whether matplotlib is there.
-
-    Raises:
-        MissingExtraError: it is not.
-    """
-    try:
-        import matplotlib as mpl  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("plot", "drawing figures") from error
+from prunerzero.report.drawing import require_matplotlib
 
 
 def figure(width: float, height: float) -> tuple[Any, Any]:

@@ -12,7 +12,8 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prunerzero.report.data import Scale, funnel
-from prunerzero.report.figures import BLUE, GREY, RED, figure
+from prunerzero.report.drawing import BLUE, GREY, RED
+from prunerzero.report.figures import figure
 from prunerzero.report.rows import Rows, SearchClock
 from prunerzero.study.progress import pareto_front
 
