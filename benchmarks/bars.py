@@ -86,6 +86,7 @@ class Run:
 
 
 UNSEEN = ("web", "news")  # C4 passages and news: texts that no search has seen
+UNSEEN_WINDOWS = 14  # as many as the passages' held-out documents give
 
 SEARCH = "5m"  # on one thread; the aims allow ten minutes on two
 
@@ -179,10 +180,11 @@ def further(run: Run, result: dict[str, Any]) -> dict[str, Any]:
         documents, tokenizer, Split.CALIBRATION, SAMPLES, LENGTH, run.seed
     ).tokens
     comparison = Comparison(model, blocks, calibration, compute)
+    windows_of = {TEXT: HELDOUT_WINDOWS} | dict.fromkeys(UNSEEN, UNSEEN_WINDOWS)
 
     def loss(recipe: Recipe, text: str) -> TextLoss:
         windows = sample_windows(
-            load_documents(text), tokenizer, Split.HELDOUT, HELDOUT_WINDOWS, LENGTH, 0
+            load_documents(text), tokenizer, Split.HELDOUT, windows_of[text], LENGTH, 0
         )
         return comparison.measure("", recipe, pattern, windows, remember=True).loss
 

@@ -33,6 +33,10 @@ CONSIDERED = 40
 # text (0.004 behind has won, 0.06 and 0.07 lost clearly), and validating it takes as long as a good
 # one.
 WITHIN_REACH = 0.05
+# Single formulas are close together, and at 2:4 their fitness tells little of their order on
+# validation text.
+FORMULAS = 5
+FORMULA_REACH = 0.1
 # Two recipes whose probe masks agree on more of the weights than this are one mask family.
 FAMILY_AGREEMENT = 0.97
 
@@ -271,6 +275,7 @@ def choose_finalists(
     masker: Masker | Maskers,
     log_ratio: Callable[[float, float], float],
     count: int = FINALISTS,
+    reach: float = WITHIN_REACH,
 ) -> list[Individual]:
     """The best few individuals within reach of the incumbent, from distinct mask families.
 
@@ -283,6 +288,7 @@ def choose_finalists(
         masker: gives their masks on the probe matrices.
         log_ratio: how far the first of two fitnesses is behind the other (`Judge.log_ratio`).
         count: how many to choose.
+        reach: how far behind one may be.
     """
     if not individuals:
         return []
@@ -290,7 +296,7 @@ def choose_finalists(
     ranked = sorted(individuals, key=lambda member: (member.id != incumbent.id, member.fitness))
     chosen: list[tuple[Individual, list[Tensor]]] = []
     for individual in ranked[:CONSIDERED]:
-        if log_ratio(individual.fitness, incumbent.fitness) > WITHIN_REACH:
+        if log_ratio(individual.fitness, incumbent.fitness) > reach:
             break
         masks = masker.probe_masks(individual.recipe)
         if all(mask_agreement(masks, other) < FAMILY_AGREEMENT for _, other in chosen):

@@ -10,7 +10,13 @@ from pathlib import Path
 
 from prunerzero.data.splits import Split
 from prunerzero.errors import InputError
-from prunerzero.evolution.closing import choose_finalists, close, single_formulas
+from prunerzero.evolution.closing import (
+    FORMULA_REACH,
+    FORMULAS,
+    choose_finalists,
+    close,
+    single_formulas,
+)
 from prunerzero.evolution.controls import EvoPressStrategy, RandomStrategy
 from prunerzero.evolution.default import DefaultStrategy
 from prunerzero.evolution.judging import IncumbentJudge, Judge, PerplexityJudge, RungPlan
@@ -222,6 +228,8 @@ def search(
             None,
             targets.maskers,
             judge.log_ratio,
+            FORMULAS,
+            FORMULA_REACH,
         )
         found = close(store, targets.closers(store), finalists, formulas, objective)
         closings = dict(zip([target.name for target in targets.all], found, strict=True))
