@@ -111,6 +111,20 @@ def command(
             show_default=False,
         ),
     ] = None,
+    executor: Annotated[
+        Literal["serial", "process", "ray"],
+        typer.Option(
+            "--executor", help="Where candidates are measured: here, by processes, by Ray's actors."
+        ),
+    ] = "serial",
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, help="How many; default: one a core.", show_default=False),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option("--ray-address", help="A running Ray cluster: auto, or HOST:PORT."),
+    ] = None,
     allow_pickle: AllowPickle = False,
     json: Json = False,
 ) -> None:
@@ -119,6 +133,7 @@ def command(
         PAPER_ITERATIONS,
         PAPER_POPULATION,
         Budget,
+        check_executor,
         check_preset,
         check_targets,
     )
@@ -140,6 +155,7 @@ def command(
         if seen_documents(name):
             raise InputError(f"model '{name}': is pruned already; search on the dense model")
     check_targets(models, patterns, calibration, objective, preset)
+    check_executor(executor, workers, ray_address, bool(stream))
     _check_study(study)
     models = [inputs.loadable(name, allow_pickle) for name in models]
     if stream is None and (reason := _reason_to_stream(models, study)):
@@ -170,6 +186,9 @@ def command(
                 device=device,
                 selection=inputs.selected(blocks, include, exclude, min_coverage),
                 stream=bool(stream),
+                executor=executor,
+                workers=workers,
+                ray_address=ray_address,
                 observe=console.observe,
                 report=console.report,
             )

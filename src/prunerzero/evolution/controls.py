@@ -49,7 +49,9 @@ class RandomStrategy(Strategy):
             recipe = recipe.model_copy(update={"allocation": CurvesAllocation(curves=curves)})
         return Proposal(recipe, "random")
 
-    def tell(self, individual: Individual, outcome: Outcome) -> None:
+    def tell(
+        self, individual: Individual, outcome: Outcome, proposal: Proposal | None = None
+    ) -> None:
         """See `Strategy.tell`; chance learns nothing."""
 
 
@@ -85,7 +87,7 @@ class EvoPressStrategy(Strategy):
         """See `Strategy.ask`."""
         if self._best is None:
             self._asked = self._parent
-            return Proposal(bare(Recipe.named("wanda")), "zoo")
+            return Proposal(bare(Recipe.named("wanda")), "zoo", note=self._asked)
         assert isinstance(self._parent.allocation, CurvesAllocation)
         curves = {kind: list(knots) for kind, knots in self._parent.allocation.curves.items()}
         pairs = min(self._random.randint(1, self.MOST_PAIRS) for _ in range(2))
@@ -96,9 +98,12 @@ class EvoPressStrategy(Strategy):
             curves[kind][denser] = round(curves[kind][denser] - self.STEP, 4)
         allocation = CurvesAllocation(curves={kind: tuple(knots) for kind, knots in curves.items()})
         self._asked = replace(self._parent, allocation=allocation)
-        return Proposal(self._asked.recipe(), "swap", (self._best,))
+        return Proposal(self._asked.recipe(), "swap", (self._best,), self._asked)
 
-    def tell(self, individual: Individual, outcome: Outcome) -> None:
+    def tell(
+        self, individual: Individual, outcome: Outcome, proposal: Proposal | None = None
+    ) -> None:
         """See `Strategy.tell`."""
         if outcome is Outcome.INCUMBENT:
-            self._parent, self._best = self._asked, individual.id
+            self._parent = proposal.note if proposal else self._asked
+            self._best = individual.id
