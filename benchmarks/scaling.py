@@ -18,8 +18,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import quiet  # noqa: F401  before torch
 import numpy as np
+import quiet  # noqa: F401  before torch
 import torch
 from reference import Setting
 from sleepers import RECORDED, SHAPES, SKETCHED, Sleepers, recorded_seconds, sleeping_loop
@@ -48,21 +48,20 @@ def rate(setting: Setting, crew: Executor, workers: int) -> dict[str, Any]:
     masker = setting.masker(Pattern.parse("50%"))
     judge = setting.judge(masker)
     shapes = [matrix.shape for matrix in masker.matrices]
-    with tempfile.TemporaryDirectory() as folder, crew:
-        with Study.create(Path(folder) / "s.db", {}) as study:
-            strategy = RandomStrategy(0, shapes, allocate=True)
-            loop = SteadyLoop(study, strategy, judge, Maskers([masker]))
+    with crew, tempfile.TemporaryDirectory() as folder, made(folder) as study:
+        strategy = RandomStrategy(0, shapes, allocate=True)
+        loop = SteadyLoop(study, strategy, judge, Maskers([masker]))
+        loop.advance()
+        masker.restore()
+        crew.start(Workplace(judge, Maskers([masker]), judge.arenas, measure_guidance))
+        loop.crew = crew
+        while len(crew.idle()) < workers:
+            crew.collect(1.0)
+        for _ in range(WARM * workers):
             loop.advance()
-            masker.restore()
-            crew.start(Workplace(judge, Maskers([masker]), judge.arenas, measure_guidance))
-            loop.crew = crew
-            while len(crew.idle()) < workers:
-                crew.collect(1.0)
-            for _ in range(WARM * workers):
-                loop.advance()
-            began = time.perf_counter()
-            took = [loop.advance().seconds for _ in range(MEASURED)]
-            seconds = time.perf_counter() - began
+        began = time.perf_counter()
+        took = [loop.advance().seconds for _ in range(MEASURED)]
+        seconds = time.perf_counter() - began
     note(f"{type(crew).__name__}, {workers}: {60 * MEASURED / seconds:.1f} candidates a minute")
     return {"workers": workers, "seconds": seconds, "a_minute": 60 * MEASURED / seconds,
             "candidate_seconds": took}  # fmt: skip
@@ -70,19 +69,19 @@ def rate(setting: Setting, crew: Executor, workers: int) -> dict[str, Any]:
 
 def utilisation(workers: int, seconds: list[float]) -> dict[str, Any]:
     """The share of their time that workers sleep."""
-    with tempfile.TemporaryDirectory() as folder, Sleepers(workers, seconds) as crew:
-        with Study.create(Path(folder) / "s.db", {}) as study:
-            loop = sleeping_loop(study, crew)
-            began = time.perf_counter()
-            loop.may_begin = lambda: time.perf_counter() < began + max(10, 8 * max(seconds))
-            rows = 0
-            # Until the first finds nothing more to do: from then on they wait for the last.
-            while loop.may_begin():
-                loop.advance()
-                rows += 1
-            wall, busy = time.perf_counter() - began, crew.busy
-            # What was begun and had not ended counts as far as it had come: half, on average.
-            busy -= workers * sum(seconds) / len(seconds) / 2
+    crew = Sleepers(workers, seconds)
+    with crew, tempfile.TemporaryDirectory() as folder, made(folder) as study:
+        loop = sleeping_loop(study, crew)
+        began = time.perf_counter()
+        loop.may_begin = lambda: time.perf_counter() < began + max(10, 8 * max(seconds))
+        rows = 0
+        # Until the first finds nothing more to do: from then on they wait for the last.
+        while loop.may_begin():
+            loop.advance()
+            rows += 1
+        wall, busy = time.perf_counter() - began, crew.busy
+        # What was begun and had not ended counts as far as it had come: half, on average.
+        busy -= workers * sum(seconds) / len(seconds) / 2
     note(f"{workers} sleepers: {busy / wall / workers:.1%} busy, {rows} candidates")
     return {"workers": workers, "seconds": wall, "candidates": rows,
             "utilisation": busy / wall / workers}  # fmt: skip
@@ -91,39 +90,44 @@ def utilisation(workers: int, seconds: list[float]) -> dict[str, Any]:
 def coordinator_cost() -> dict[str, Any]:
     """Milliseconds of the coordinator for a candidate, with many in the study."""
     random, noise = Random(0), np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as folder, Sleepers(8, [0.0]) as crew:
-        with Study.create(Path(folder) / "s.db", {}) as study:
-            loop = sleeping_loop(study, crew)
-            first = study.candidate(1)
-            recipe, nothing = loop.individuals[1].recipe, np.zeros(0, np.uint8)
-            began = time.perf_counter()
-            for number in range(IN_STUDY):
-                fitness = random.uniform(0, 0.05) if number < NEAR else random.uniform(0.06, 1.0)
-                row = Candidate(
-                    step=1,
-                    key=f"{first.key} {number}",
-                    status="evaluated",
-                    recipe=first.recipe,
-                    expression=first.expression,
-                    size=first.size,
-                    origin="random",
-                    fitness=fitness,
-                    fingerprint=f"{number}",
-                )
-                row = study.candidate(study.add_candidate(row))
-                bits = noise.integers(0, 256, SKETCHED // 8, np.uint8) if number < NEAR else nothing
-                loop._settle(row, recipe, False)  # as if it had been measured
-                if number < NEAR:
-                    assert row.id is not None
-                    loop._sketches[row.id] = Sketch("", bits, np.full(len(SHAPES), 0.5))
-            note(f"{IN_STUDY} rows in {time.perf_counter() - began:.0f} s")
-            began, processor = time.perf_counter(), time.process_time()
-            for _ in range(TIMED):
-                loop.advance()
-            seconds = time.perf_counter() - began
-            processor = time.process_time() - processor
+    crew = Sleepers(8, [0.0])
+    with crew, tempfile.TemporaryDirectory() as folder, made(folder) as study:
+        loop = sleeping_loop(study, crew)
+        first = study.candidate(1)
+        recipe, nothing = loop.individuals[1].recipe, np.zeros(0, np.uint8)
+        began = time.perf_counter()
+        for number in range(IN_STUDY):
+            fitness = random.uniform(0, 0.05) if number < NEAR else random.uniform(0.06, 1.0)
+            row = Candidate(
+                step=1,
+                key=f"{first.key} {number}",
+                status="evaluated",
+                recipe=first.recipe,
+                expression=first.expression,
+                size=first.size,
+                origin="random",
+                fitness=fitness,
+                fingerprint=f"{number}",
+            )
+            row = study.candidate(study.add_candidate(row))
+            bits = noise.integers(0, 256, SKETCHED // 8, np.uint8) if number < NEAR else nothing
+            loop._settle(row, recipe, False)  # as if it had been measured
+            if number < NEAR:
+                assert row.id is not None
+                loop._sketches[row.id] = Sketch("", bits, np.full(len(SHAPES), 0.5))
+        note(f"{IN_STUDY} rows in {time.perf_counter() - began:.0f} s")
+        began, processor = time.perf_counter(), time.process_time()
+        for _ in range(TIMED):
+            loop.advance()
+        seconds = time.perf_counter() - began
+        processor = time.process_time() - processor
     return {"in_study": IN_STUDY, "near": NEAR, "candidates": TIMED, "seconds": seconds,
             "cpu_seconds": processor, "coordinator_ms": 1000 * seconds / TIMED}  # fmt: skip
+
+
+def made(folder: str) -> Study:
+    """A new study."""
+    return Study.create(Path(folder) / "s.db", {})
 
 
 def note(text: str) -> None:

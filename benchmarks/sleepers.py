@@ -1,4 +1,4 @@
-"""Workers that sleep as long as recorded candidates took: what is left is the coordinator's work."""
+"""Workers that sleep as long as recorded candidates took, so that the coordinator is left."""
 
 from __future__ import annotations
 
@@ -9,14 +9,21 @@ import time
 from pathlib import Path
 from random import Random
 
-import quiet  # noqa: F401  before torch
 import numpy as np
+import quiet  # noqa: F401  before torch
 
 from prunerzero.evolution.arena import Arena
 from prunerzero.evolution.default import DefaultStrategy
 from prunerzero.evolution.executors.base import Executor
-from prunerzero.evolution.executors.tasks import Answer, Look, Lost, Measure, Measured, Task
-from prunerzero.evolution.executors.tasks import Workplace
+from prunerzero.evolution.executors.tasks import (
+    Answer,
+    Look,
+    Lost,
+    Measure,
+    Measured,
+    Task,
+    Workplace,
+)
 from prunerzero.evolution.genome import FACTORS
 from prunerzero.evolution.guidance import Guidance
 from prunerzero.evolution.judging import IncumbentJudge, RungPlan, Verdict

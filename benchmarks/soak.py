@@ -196,7 +196,7 @@ class Soak:
                 self.problems.append("a full disk was not noticed")
             self._ended((2, -9))
         else:
-            caches = [one for one in (self._folder / "cache").rglob("*.safetensors")]
+            caches = list((self._folder / "cache").rglob("*.safetensors"))
             if not caches:
                 return
             self._stop()  # who runs has read it already

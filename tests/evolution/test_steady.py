@@ -224,12 +224,12 @@ def test_a_fault_of_ours_is_not_hidden(run):
     def before(worker, task):
         return Fault("KeyError: 'x'", candidates=False)
 
-    with pytest.raises(PrunerZeroError, match="worker 0: KeyError: 'x'|worker 1: KeyError: 'x'"):
+    with pytest.raises(PrunerZeroError, match="KeyError: 'x'"):
         run(crew=RandomCrew(2, before=before))
 
 
 def test_a_stuck_worker_is_replaced(run, tmp_path, monkeypatch):
-    """Its time is what it has been watched for, so it may be none at all on a machine that slept."""
+    """Its time is what it has been watched for, so none on a machine that slept."""
     monkeypatch.setattr(steady, "PATIENCE", -1.0)
     monkeypatch.setattr(steady, "SLOW", -1.0)
     crew = RandomCrew(2)

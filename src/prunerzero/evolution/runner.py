@@ -159,6 +159,7 @@ def search(
     check_targets(models, patterns, calibrations, objective, preset)
     check_preset(preset, patterns, genome, bool(guesses), fitness)
     check_executor(executor, workers, ray_address, stream)
+    workforce = open_executor(executor, workers, ray_address)
     timings: dict[str, float] = {}
     clock = _Clock(timings)
     benches = open_models(models, dtype, device, selection, stream, sequence_length)
@@ -194,7 +195,7 @@ def search(
     clock.lap("loading")
     with (
         Study.open_or_create(study, settings.to_json()) as store,
-        open_executor(executor, workers, ray_address) or nullcontext() as crew,
+        workforce or nullcontext() as crew,
     ):
         mixture = are_mixtures(benches)
         asked = frozenset("R" if mixture else "").union(*(guess.terminals for guess in guesses))

@@ -43,7 +43,7 @@ def sound(path, candidates):
 
 def test_no_cluster_there(run, monkeypatch):
     monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "1")
-    with pytest.raises(InputError, match="ray cluster '127.0.0.1:1': cannot be reached"):
+    with pytest.raises(InputError, match="cannot be reached"):
         run(ray_address="127.0.0.1:1")
     assert not ray.is_initialized()
 

@@ -129,7 +129,7 @@ def test_no_room_for_what_workers_share(monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tempfile.TemporaryFile", full)
-    with pytest.raises(InputError, match="MiB for them cannot be written .*No space left"):
+    with pytest.raises(InputError, match=r"MiB for them cannot be written .*No space left"):
         ProcessExecutor(1).start(WORKPLACE)
 
 
