@@ -36,8 +36,8 @@ from prunerzero.evolution.steady import SteadyLoop
 from prunerzero.study import Candidate, Study
 
 PARTS = ("process", "ray", "sleepers", "coordinator")
-WARM = 4  # candidates of each worker before the clock starts
-MEASURED = 32
+WARM = 3  # candidates of each worker before the clock starts
+MEASURED = 24
 SLEEPERS = (1, 8, 64)
 IN_STUDY, TIMED = 100_000, 1000
 NEAR = 100  # candidates of the full study that each new one is compared with by its masks

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from crews import RandomCrew
 
-from prunerzero.errors import InputError, PrunerZeroError
+from prunerzero.errors import InputError
 from prunerzero.evolution import runner as module
 from prunerzero.evolution import steady
 from prunerzero.evolution.executors.tasks import Derive, Fault, Look, Lost, Measure
@@ -224,7 +224,7 @@ def test_a_fault_of_ours_is_not_hidden(run):
     def before(worker, task):
         return Fault("KeyError: 'x'", candidates=False)
 
-    with pytest.raises(PrunerZeroError, match="KeyError: 'x'"):
+    with pytest.raises(RuntimeError, match="KeyError: 'x'"):
         run(crew=RandomCrew(2, before=before))
 
 
@@ -285,3 +285,11 @@ def test_other_presets(run, tmp_path, preset):
     rows, *_ = content(tmp_path / "s.db")
     assert len(rows) == result.candidates == candidates
     assert all(row.status != "pending" for row in rows.values())
+
+
+def test_several_targets(run, tmp_path):
+    run(crew=RandomCrew(3), candidates=8, pattern=["50%", "2:4"], objective="worst")
+    result = run(crew=RandomCrew(2), candidates=14, pattern=["50%", "2:4"], objective="worst")
+    rows, *_ = content(tmp_path / "s.db")
+    assert len(rows) == result.candidates == 14
+    assert len(result.closings) == 2

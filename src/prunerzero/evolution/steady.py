@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from prunerzero.errors import InputError, PrunerZeroError
+from prunerzero.errors import InputError
 from prunerzero.evolution.executors.base import Executor
 from prunerzero.evolution.executors.tasks import (
     Answer,
@@ -115,11 +115,6 @@ class SteadyLoop(Loop):
         """Proposals that were made and do not wait for a worker."""
         return self.proposals - sum(one.proposal is not None for one in self._waiting)
 
-    @property
-    def busy(self) -> bool:
-        """Whether anything is out, or not yet returned by `advance`."""
-        return bool(self._at or self._news)
-
     # Going on
 
     def replay(self) -> None:
@@ -132,8 +127,9 @@ class SteadyLoop(Loop):
                 if event.kind in (TOLD_EVENT, GUIDANCE_EVENT):
                     self._ask_until(event.data["after"])
                     self._retell(event.kind, event.data, rows)
+            # All that was asked had been asked before any of these could be told.
+            self._ask_until(max((row.step for row in rows.values()), default=0))
             for row in rows.values():
-                self._ask_until(row.step)
                 if row.status == "pending":
                     self._open[row.key].row = row
                 else:  # killed before it was told
@@ -289,7 +285,7 @@ class SteadyLoop(Loop):
             self._longest = max(self._longest, min(took, flight.watched + TICK))
         if isinstance(answer, Fault):
             if not answer.candidates:
-                raise PrunerZeroError(f"worker {worker}: {answer.reason}")
+                raise RuntimeError(f"worker {worker}: {answer.reason}")
             self._fail(flight, answer.reason)
         elif isinstance(answer, Guidance):
             self._answer(flight, answer)

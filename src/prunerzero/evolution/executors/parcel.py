@@ -127,4 +127,4 @@ def filled(parcel: Parcel, tensors: list[Tensor]) -> Iterator[tuple[int, memoryv
     for place, tensor in zip(parcel.places, tensors, strict=True):
         if tensor.numel():
             flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            yield place.start, memoryview(flat.numpy())
+            yield place.start, flat.numpy().data

@@ -153,13 +153,8 @@ class ProcessExecutor(Executor):
         self._started += 1
         self._workers[f"process {self._started}"] = _Worker(process, ours)
         # The pipe takes it all only once the process reads, seconds from now.
-        threading.Thread(target=self._equip, args=(ours, process.pid), daemon=True).start()
-
-    def _equip(self, pipe: Connection, pid: int) -> None:
-        # Whoever is gone meanwhile is noticed by `collect`.
-        with suppress(OSError, ValueError):
-            pipe.send(self._parcel)
-            send_handle(pipe, self._file.fileno(), pid)
+        contents = (ours, process.pid, self._parcel, self._file)
+        threading.Thread(target=_equip, args=contents, daemon=True).start()
 
     def _bury(self, name: str) -> str:
         worker = self._workers.pop(name)
@@ -167,6 +162,13 @@ class ProcessExecutor(Executor):
         worker.process.join(PATIENCE)
         code = worker.process.exitcode
         return f"ended by signal {-code}" if code and code < 0 else f"ended with exit code {code}"
+
+
+def _equip(pipe: Connection, pid: int, parcel: Parcel, file: Any) -> None:
+    # Whoever is gone meanwhile is noticed by `collect`.
+    with suppress(OSError, ValueError):
+        pipe.send(parcel)
+        send_handle(pipe, file.fileno(), pid)
 
 
 def pack_workplace(workplace: Workplace) -> tuple[Parcel, list[torch.Tensor]]:
