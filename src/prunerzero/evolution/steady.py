@@ -278,11 +278,9 @@ class SteadyLoop(Loop):
         took = time.monotonic() - flight.began
         flight.seconds += took
         if isinstance(answer, Lost):
-            answer = self._lose(worker, flight, answer)
-            if answer is None:
-                return
-        else:
-            self._longest = max(self._longest, min(took, flight.watched + TICK))
+            self._lose(worker, flight, answer)
+            return
+        self._longest = max(self._longest, min(took, flight.watched + TICK))
         if isinstance(answer, Fault):
             if not answer.candidates:
                 raise RuntimeError(f"worker {worker}: {answer.reason}")
@@ -296,7 +294,7 @@ class SteadyLoop(Loop):
         else:
             self._finish(crew, worker, flight, answer)
 
-    def _lose(self, worker: str, flight: _Flight, lost: Lost) -> Fault | None:
+    def _lose(self, worker: str, flight: _Flight, lost: Lost) -> None:
         """Has it done again, unless it has cost too many workers."""
         flight.losses += 1
         if flight.leased:
@@ -306,8 +304,9 @@ class SteadyLoop(Loop):
         self._study.add_event(LOST_EVENT, {"worker": worker, "reason": lost.reason})
         if flight.losses < MOST_LOSSES:
             self._waiting.appendleft(flight)
-            return None
-        return Fault(f"{flight.losses} workers were lost over it; the last one {lost.reason}")
+        else:
+            reason = f"{flight.losses} workers were lost over it; the last one {lost.reason}"
+            self._fail(flight, reason)
 
     def _answer(self, flight: _Flight, guidance: Guidance) -> None:
         del self._open[flight.index]
