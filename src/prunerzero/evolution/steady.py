@@ -96,6 +96,7 @@ class SteadyLoop(Loop):
         super().__init__(*arguments, **options)
         self.may_begin: Callable[[], bool] = lambda: True
         self.settled = 0
+        self._noted = self._aliases  # twins of earlier sessions, told or not
         self._asks = 0
         self._questions = 0
         self._open: dict[str | int, _Flight] = {}  # by key, or number of the question
@@ -321,6 +322,8 @@ class SteadyLoop(Loop):
             return False
         key = flight.row.key
         twin = self._by_fingerprint.get(sketch.fingerprint) or self._much_like(sketch)
+        if key in self._noted:  # killed before it was told
+            twin = self.individuals[self._noted[key]]
         if twin is not None:
             self._study.add_duplicate(key, twin.id, flight.asked)
         elif all(
