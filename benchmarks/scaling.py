@@ -14,6 +14,7 @@ import json
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -31,13 +32,14 @@ from prunerzero.evolution.executors.cluster import RayExecutor
 from prunerzero.evolution.executors.process import ProcessExecutor
 from prunerzero.evolution.executors.tasks import Workplace
 from prunerzero.evolution.guidance import measure_guidance
+from prunerzero.evolution.loop import OutOfTime
 from prunerzero.evolution.masking import Maskers, Sketch
 from prunerzero.evolution.steady import SteadyLoop
 from prunerzero.study import Candidate, Study
 
 PARTS = ("process", "ray", "sleepers", "coordinator")
 WARM = 3  # candidates of each worker before the clock starts
-MEASURED = 24
+MEASURED = 20
 SLEEPERS = (1, 8, 64)
 IN_STUDY, TIMED = 100_000, 1000
 NEAR = 100  # candidates of the full study that each new one is compared with by its masks
@@ -75,13 +77,11 @@ def utilisation(workers: int, seconds: list[float]) -> dict[str, Any]:
         began = time.perf_counter()
         loop.may_begin = lambda: time.perf_counter() < began + max(10, 8 * max(seconds))
         rows = 0
-        # Until the first finds nothing more to do: from then on they wait for the last.
-        while loop.may_begin():
-            loop.advance()
-            rows += 1
-        wall, busy = time.perf_counter() - began, crew.busy
-        # What was begun and had not ended counts as far as it had come: half, on average.
-        busy -= workers * sum(seconds) / len(seconds) / 2
+        with suppress(OutOfTime):
+            while loop.may_begin():
+                loop.advance()
+                rows += 1
+        wall, busy = time.perf_counter() - began, crew.slept()
     note(f"{workers} sleepers: {busy / wall / workers:.1%} busy, {rows} candidates")
     return {"workers": workers, "seconds": wall, "candidates": rows,
             "utilisation": busy / wall / workers}  # fmt: skip

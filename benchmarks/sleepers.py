@@ -64,7 +64,7 @@ class Sleepers(Executor):
     """
 
     def __init__(self, workers: int, seconds: list[float]) -> None:
-        self.busy = 0.0  # seconds that workers slept
+        self._naps: list[tuple[float, float]] = []  # when each began, and how long it was to be
         self._seconds = seconds
         self._random = Random(0)
         self._noise = np.random.default_rng(0)
@@ -90,7 +90,7 @@ class Sleepers(Executor):
         share = LOOKING if isinstance(task, Look) else 1.0
         share = share if isinstance(task, (Look, Measure)) else DERIVING
         took = share * self._random.choice(self._seconds)
-        self.busy += took
+        self._naps.append((time.perf_counter(), took))
         self._tasks[worker].put((took, self._answer(task)))
 
     def collect(self, seconds: float) -> list[tuple[str, Answer | Lost]]:
@@ -103,6 +103,11 @@ class Sleepers(Executor):
             found.append(self._done.get())
         self._idle += [worker for worker, _ in found]
         return found
+
+    def slept(self) -> float:
+        """Seconds that workers have slept by now."""
+        now = time.perf_counter()
+        return sum(min(took, now - began) for began, took in self._naps)
 
     def dismiss(self, worker: str) -> None:
         """See `Executor.dismiss`; sleepers are never stuck."""
