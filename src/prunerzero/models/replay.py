@@ -77,6 +77,11 @@ class Replay:
                 hidden, calls = _capture(model, blocks, ids, compute)
                 self.hidden.append(hidden)
                 self._calls.append(calls)
+        self._first = list(self.hidden)
+
+    def rewind(self) -> None:
+        """Goes back before the first block."""
+        self.hidden = list(self._first)
 
     @torch.no_grad()
     def run(self, block: Block) -> list[Tensor]:
@@ -121,8 +126,13 @@ def check_chain(model: nn.Module, blocks: list[Block], tokens: Tensor, compute: 
 
 def run_block(block: Block, hidden: Tensor, call: BlockCall, compute: Compute) -> Tensor:
     """The block's output ``[batch, length, hidden_size]`` for such hidden states."""
+    return run_module(block.module, hidden, call, compute)
+
+
+def run_module(module: nn.Module, hidden: Tensor, call: BlockCall, compute: Compute) -> Tensor:
+    """The same for a block's module."""
     with compute.autocast():
-        output = block.module(hidden, *call.args, **call.kwargs)
+        output = module(hidden, *call.args, **call.kwargs)
     # Blocks return a tensor, a tuple or a list, whatever their annotation says.
     found: Tensor = output[0] if isinstance(output, (tuple, list)) else output
     return found
