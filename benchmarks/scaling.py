@@ -41,6 +41,7 @@ PARTS = ("process", "ray", "sleepers", "coordinator")
 WARM = 3  # candidates of each worker before the clock starts
 MEASURED = 20
 SLEEPERS = (1, 8, 64)
+SLEEPING = 20.0  # seconds
 IN_STUDY, TIMED = 100_000, 1000
 NEAR = 100  # candidates of the full study that each new one is compared with by its masks
 
@@ -75,7 +76,7 @@ def utilisation(workers: int, seconds: list[float]) -> dict[str, Any]:
     with crew, tempfile.TemporaryDirectory() as folder, made(folder) as study:
         loop = sleeping_loop(study, crew)
         began = time.perf_counter()
-        loop.may_begin = lambda: time.perf_counter() < began + max(10, 8 * max(seconds))
+        loop.may_begin = lambda: time.perf_counter() < began + SLEEPING
         rows = 0
         with suppress(OutOfTime):
             while loop.may_begin():
@@ -152,7 +153,8 @@ def main() -> None:
         one = rate(setting, ProcessExecutor(1, threads=1), 1)
         raw["process"].insert(0, one)
         found["process_speedup"] = raw["process"][1]["a_minute"] / one["a_minute"]
-        RECORDED.write_text(json.dumps({"seconds": one["candidate_seconds"]}) + "\n")
+        record = {"source": "one process of scaling.py", "seconds": one["candidate_seconds"]}
+        RECORDED.write_text(json.dumps(record) + "\n")
     if setting is not None and "ray" in parts:
         raw["ray"] = rate(setting, RayExecutor(2, None), 2)
         found["ray_ratio"] = raw["ray"]["a_minute"] / raw["process"][-1]["a_minute"]
