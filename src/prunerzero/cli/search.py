@@ -301,7 +301,7 @@ def _allocation(recipe: Recipe) -> list[tuple[str, str]]:
     return [
         (
             f"{kind}",
-            f"sparser by {sum(curve) / len(curve):+.3f} on average over the blocks "
+            f"sparsity {sum(curve) / len(curve):+.3f} on average over the blocks "
             f"({min(curve):+.3f} to {max(curve):+.3f})",
         )
         for kind, curve in allocation.curves.items()

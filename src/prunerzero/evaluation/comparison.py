@@ -30,6 +30,7 @@ from prunerzero.pruning.pruner import (
 )
 from prunerzero.pruning.shared import SharedData
 from prunerzero.recipe import Recipe
+from prunerzero.streaming.memory import trim
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ class Comparison:
         check_plan(self.blocks, recipe, pattern)
         key = recipe.key(pattern)
         matrices = [matrix for block in self.blocks for matrix in block.matrices]
+        trim()  # what the recipe before has freed is no part of this one's memory
         restart_peak()
         began = time.perf_counter()
         try:
