@@ -1,6 +1,7 @@
 """Searches whose candidates are measured by several workers, in whatever order they end."""
 
 import dataclasses
+import math
 import random
 from collections import Counter
 
@@ -8,10 +9,11 @@ import pytest
 from crews import RandomCrew
 
 from prunerzero.errors import InputError
+from prunerzero.evaluation.divergence import Divergence
 from prunerzero.evolution import runner as module
 from prunerzero.evolution import steady
 from prunerzero.evolution.executors.tasks import Derive, Fault, Look, Lost, Measure
-from prunerzero.evolution.judging import IncumbentJudge, RungPlan
+from prunerzero.evolution.judging import Arena, RungPlan
 from prunerzero.evolution.loop import GUIDANCE_EVENT
 from prunerzero.evolution.runner import search
 from prunerzero.evolution.settings import Budget
@@ -242,36 +244,58 @@ def test_a_stuck_worker_is_replaced(run, tmp_path, monkeypatch):
     assert any("it had not ended after" in (row.reason or "") for row in rows.values())
 
 
+class HoldingCrew(RandomCrew):
+    """Ends no measurement of some formulas before those of all have begun."""
+
+    def __init__(self, held, workers):
+        super().__init__(workers)
+        self.held = set(held)
+        self.together = False
+
+    def submit(self, worker, task):
+        super().submit(worker, task)
+        out = {one.recipe.expression for one in self._tasks.values() if isinstance(one, Measure)}
+        self.together = self.together or self.held <= out
+
+    def collect(self, seconds):
+        def waits(task):
+            return isinstance(task, Measure) and task.recipe.expression in self.held
+
+        back = {} if self.together else {w: t for w, t in self._tasks.items() if waits(t)}
+        self._tasks = {w: t for w, t in self._tasks.items() if w not in back}
+        try:
+            return super().collect(seconds)
+        finally:
+            self._tasks |= back
+
+
 def test_winners_are_never_judged_against_an_old_incumbent(run, tmp_path, monkeypatch):
-    """One that would beat an outdated incumbent is measured again, against the present one."""
-    outdated = []
-    honest = IncumbentJudge.is_outdated
+    """Two beat the first candidate at once: the later one is measured against the other."""
+    shares = {"W * A ** 0.9": 0.5, "W * A ** 0.8": 0.25}
+    honest = Arena.read
 
-    def watched(self, measurements):
-        found = honest(self, measurements)
-        outdated.append(found)
-        return found
+    def scripted(self, recipe, *where):
+        reading, share = honest(self, recipe, *where), shares.get(recipe.expression, 1.0)
+        return Divergence(tuple(share * kl for kl in reading.kl), reading.losses)
 
-    monkeypatch.setattr(IncumbentJudge, "is_outdated", watched)
-    run(crew=RandomCrew(8))
-    assert any(outdated)
-    rows, events, found = content(tmp_path / "s.db")
-    order = [data["candidate"] for kind, data in events if kind == "told" and "key" not in data]
-    best, rounds = None, []
-    for number in order:
-        row = rows[number]
-        if row.status != "evaluated":
-            continue
-        mine = [m for m in found if m.candidate_id == number and m.purpose == "fitness"]
-        wins = (
-            len(mine) > 1 and mine[-1].data["log_ratio"] < -1.645 * mine[-1].data["standard_error"]
-        )
-        if best is None or wins:
-            assert best is None or row.fitness < best
-            best = row.fitness
-        rounds.append(mine[0].data.get("round", 0))
-    assert len(set(rounds)) > 2
-    assert sorted(rounds) != rounds  # some were measured in a round before that of their telling
+    monkeypatch.setattr(Arena, "read", scripted)
+    crew = HoldingCrew(shares, 4)
+    run(crew=crew, guesses=[Recipe.from_text(text) for text in shares], candidates=16)
+    assert crew.together
+    stances = {}
+    for task in crew.measured:
+        if task.recipe.expression in shares:
+            stances.setdefault(task.recipe.expression, []).append(task.stance)
+    once, again = sorted(stances, key=lambda text: len(stances[text]))
+    [only], [old, new] = stances[once], stances[again]
+    assert only.round == old.round < new.round
+    assert old.incumbent.expression != new.incumbent.expression == once
+    rows, _, found = content(tmp_path / "s.db")
+    row = next(row for row in rows.values() if row.expression == again)
+    mine = [m for m in found if m.candidate_id == row.id and m.purpose == "fitness"]
+    assert {m.data["round"] for m in mine if "round" in m.data} == {new.round}
+    # Chained through the other, it says what it would have said against the first.
+    assert row.fitness == pytest.approx(math.log(shares[again]), abs=0.3)
 
 
 def test_a_serial_study_and_workers_do_not_mix(run):

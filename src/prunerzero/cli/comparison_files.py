@@ -99,7 +99,7 @@ def draw(document: dict[str, Any], path: Path) -> None:
     Raises:
         MissingExtraError: without matplotlib.
     """
-    from prunerzero.report.analysis import require_matplotlib
+    from prunerzero.report.drawing import require_matplotlib
 
     require_matplotlib()
     import matplotlib as mpl

@@ -13,6 +13,7 @@ from prunerzero.data.sources import load_documents
 from prunerzero.data.splits import Split, split_documents
 from prunerzero.errors import InputError
 from prunerzero.pruning.pattern import Pattern
+from prunerzero.updates.names import Update
 
 Preset = Literal["default", "paper", "random", "evopress"]
 GenomeKind = Literal["recipe", "formula"]
@@ -134,7 +135,12 @@ def check_targets(
 
 
 def check_executor(
-    kind: ExecutorKind, workers: int | None, address: str | None, stream: bool
+    kind: ExecutorKind,
+    workers: int | None,
+    address: str | None,
+    *,
+    stream: bool,
+    update: Update = "none",
 ) -> None:
     """Checks that the options of executors fit together.
 
@@ -151,6 +157,11 @@ def check_executor(
         raise InputError(
             f"executor '{kind}': a streamed model is read by one process; leave out stream or "
             "choose executor serial"
+        )
+    if update != "none" and kind != "serial":
+        raise InputError(
+            f"executor '{kind}': a search with update '{update}' has one process; choose executor "
+            "serial"
         )
 
 
@@ -194,6 +205,7 @@ class SearchSettings(BaseModel):
         objective: how several targets are combined.
         fitness: what a candidate is compared by.
         asynchronous: workers measure several candidates at once.
+        update: what happens to the kept weights before that.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -214,10 +226,11 @@ class SearchSettings(BaseModel):
     objective: Objective = "mean"
     fitness: FitnessKind = "kl"
     asynchronous: bool = False
+    update: Update = "none"
 
     def to_json(self) -> dict[str, Any]:
         """As a study keeps them; what came later is left out at its default, as in old studies."""
-        later = {"objective", "fitness", "asynchronous"}
+        later = {"objective", "fitness", "asynchronous", "update"}
         usual = {
             name for name in later if getattr(self, name) == type(self).model_fields[name].default
         }

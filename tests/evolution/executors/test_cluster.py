@@ -41,6 +41,7 @@ def sound(path, candidates):
         return study.events("worker-lost")
 
 
+@pytest.mark.slow  # Ray asks again for minutes
 def test_no_cluster_there(run, monkeypatch):
     monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "1")
     with pytest.raises(InputError, match="cannot be reached"):

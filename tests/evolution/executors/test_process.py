@@ -71,6 +71,7 @@ def ask(crew, worker, name):
     return answer
 
 
+@pytest.mark.slow
 def test_what_can_happen_to_a_worker(crew):
     first, second = crew.idle()
     pids = crew.processes
@@ -103,6 +104,7 @@ def alive(pid):
     return True
 
 
+@pytest.mark.slow
 def test_an_idle_worker_that_dies_is_replaced(crew):
     name, pid = next(iter(crew.processes.items()))
     os.kill(pid, signal.SIGKILL)
@@ -117,6 +119,7 @@ class Unopenable:
         return os._exit, (3,)
 
 
+@pytest.mark.slow
 def test_workers_that_never_begin_end_the_search():
     with ProcessExecutor(2, threads=1) as crew:
         crew.start(Unopenable())
@@ -148,6 +151,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_coordinator(tmp_path, own_cache):
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
@@ -180,6 +184,7 @@ def run(model_directory, text, tmp_path):
     return start
 
 
+@pytest.mark.slow
 def test_a_search_whose_workers_are_killed(run, tmp_path, monkeypatch):
     """Each is killed once, at some moment; every candidate is there in the end."""
     opened = []
