@@ -41,14 +41,6 @@ def sound(path, candidates):
         return study.events("worker-lost")
 
 
-@pytest.mark.slow  # Ray asks again for minutes
-def test_no_cluster_there(run, monkeypatch):
-    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "1")
-    with pytest.raises(InputError, match="cannot be reached"):
-        run(ray_address="127.0.0.1:1")
-    assert not ray.is_initialized()
-
-
 @pytest.mark.slow
 def test_a_search_on_this_machine_goes_on_with_processes(run, tmp_path):
     assert run(candidates=12, workers=2).candidates == 12

@@ -128,7 +128,7 @@ def test_workers_that_never_begin_end_the_search():
 
 
 def test_no_room_for_what_workers_share(monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tempfile.TemporaryFile", full)
