@@ -366,6 +366,7 @@ def test_it_streams_where_memory_is_short(arguments, tmp_path, succeed, capsys, 
         assert study.settings["compute"].endswith("streamed")
 
 
+@pytest.mark.slow
 def test_workers_measure_and_the_same_command_goes_on(arguments, tmp_path, succeed):
     several = (*arguments, "--executor", "process", "--workers", 2, "--json")
     assert succeed(*several, "--candidates", 5)["candidates"] == 5
