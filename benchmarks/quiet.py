@@ -1,5 +1,5 @@
 """Imported before torch by every benchmark: threads wait as they do under the command line."""
 
-from prunerzero.openmp import wait_passively
+from prunerzero.openmp import wait_patiently
 
-wait_passively()
+wait_patiently()

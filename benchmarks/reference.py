@@ -68,7 +68,7 @@ class Setting:
             matrices=matrices,
             compute=compute,
             statistics=gather_statistics(model, matrices, few.tokens, TERMINALS, compute),
-            dense=DenseWeights(matrices),
+            dense=DenseWeights(matrices, compute),
             calibration=draw(Split.CALIBRATION, REFERENCE_WINDOWS),
             evaluation=draw(Split.VALIDATION, EVALUATION_WINDOWS),
             selection=WindowSampler(documents, tokenizer, Split.SELECTION, RungPlan.length, 0),
@@ -76,7 +76,7 @@ class Setting:
 
     def masker(self, pattern: Pattern) -> Masker:
         """The search's masker; the model is dense."""
-        return Masker(self.model, self.matrices, self.statistics, pattern)
+        return Masker(self.model, self.matrices, self.statistics, pattern, self.dense)
 
     def judge(self, masker: Masker) -> IncumbentJudge:
         """The search's fitness ladder."""
@@ -100,7 +100,13 @@ def reference_perplexity(setting: Setting, recipe: Recipe, pattern: Pattern) -> 
 
 @torch.no_grad()
 def prune_as_published(setting: Setting, recipe: Recipe, pattern: Pattern) -> None:
-    """Sequential pruning in the public code's manner; the model stays pruned."""
+    """Sequential pruning in the public code's manner; the model stays pruned.
+
+    Its weights are in the precision of the passes, as the public code loads them.
+    """
+    setting.dense.narrow()
+    for matrix in setting.matrices:
+        setting.dense.write_masked(matrix, torch.ones(matrix.weight.shape, dtype=torch.bool))
     tokens = setting.calibration.tokens
     sample = Sample(sequences=len(tokens), tokens=tokens.numel())
     replay = Replay(setting.model, setting.blocks, tokens, 1, setting.compute)
@@ -117,10 +123,11 @@ def prune_as_published(setting: Setting, recipe: Recipe, pattern: Pattern) -> No
             inputs = dict(setting.statistics.of(matrix, frozenset("GF")))
             raw = {ACTIVATION: sums[matrix.name], TOKENS: torch.tensor(float(sample.tokens))}
             inputs |= finish(frozenset("XA"), raw, sample)
-            scores = recipe.metric_for(matrix.kind, matrix.family).score(W=matrix.weight, **inputs)
+            weight = setting.dense.weights[matrix.name]
+            scores = recipe.metric_for(matrix.kind, matrix.family).score(W=weight, **inputs)
             if not scores.isfinite().all():
                 raise UnusableScores(f"scores of {matrix.name} are not finite")
-            matrix.weight.mul_(_kept(scores, recipe, pattern))
+            setting.dense.write_masked(matrix, _kept(scores, recipe, pattern).bool())
         replay.advance(replay.run(block))
 
 

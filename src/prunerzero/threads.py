@@ -30,19 +30,22 @@ def for_each(work: Callable[[Item], None], items: Sequence[Item]) -> None:
         Exception: of the calls that failed, the error of the first item; items not yet begun
             are left out then. Whatever the number of threads, it is the same one.
     """
-    threads = min(torch.get_num_threads(), len(items))
+    available = torch.get_num_threads()
+    threads = min(available, len(items))
     if threads <= 1:
         for item in items:
             work(item)
         return
     crew = _Crew(work, items)
-    shares = [_pool(torch.get_num_threads()).submit(crew.work_on) for _ in range(threads)]
+    pool = _pool(available)
+    others = [pool.submit(crew.work_on) for _ in range(threads - 1)]
+    torch.set_num_threads(1)
     try:
-        wait(shares)
-    except BaseException:  # an interrupt: nothing may go on behind the caller's back
-        crew.stop()
-        wait(shares)
-        raise
+        crew.work_on()  # the caller works too: short work may be done before the others wake
+    finally:
+        crew.stop()  # after an interrupt, nothing may go on behind the caller's back
+        wait([other for other in others if not other.cancel()])
+        torch.set_num_threads(available)
     if crew.errors:
         raise crew.errors[min(crew.errors)]
 
@@ -79,16 +82,17 @@ class _Crew(Generic[Item]):
 
 @lru_cache(maxsize=1)
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """A pool all of whose threads have been started with one torch thread each."""
-    ready = threading.Barrier(threads + 1)
+    """A pool of the caller's helpers, all of them started, with one torch thread each."""
+    helpers = threads - 1
+    ready = threading.Barrier(helpers + 1)
 
     def start() -> None:
         torch.set_num_threads(1)
         torch.get_num_threads()  # a thread's first call takes over what was set last, by anyone
         ready.wait()
 
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="prunerzero")
-    for _ in range(threads):
+    pool = ThreadPoolExecutor(helpers, thread_name_prefix="prunerzero")
+    for _ in range(helpers):
         pool.submit(start)
     ready.wait()
     torch.set_num_threads(threads)  # what threads that start later will have

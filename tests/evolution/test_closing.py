@@ -15,10 +15,10 @@ from prunerzero.evolution.closing import (
     UNDER_FOUND_ALLOCATION,
     WITHIN_REACH,
     Closer,
-    best_formula,
     choose_finalists,
     closing_json,
     mask_agreement,
+    single_formulas,
 )
 from prunerzero.evolution.population import Individual
 from prunerzero.pruning.allocation import UniformAllocation
@@ -89,9 +89,9 @@ def study(tmp_path):
         yield made
 
 
-def close(study, comparison, finalists=FINALISTS, formula=None):
+def close(study, comparison, finalists=FINALISTS, formulas=()):
     closer = Closer(study, comparison, HALF, VALIDATION, HELDOUT)
-    [closing] = module.close(study, [closer], finalists, formula)
+    [closing] = module.close(study, [closer], finalists, formulas)
     return closing
 
 
@@ -236,7 +236,7 @@ def test_agreement_is_the_share_of_equal_entries():
 def test_the_best_single_formula_is_read_too(study):
     alone = individual(1, "W * A ** 2", -0.1)
     comparison = Comparison({"candidate 1": 1.7, "candidate 2": 1.5})
-    closing = close(study, comparison, FINALISTS, alone)
+    closing = close(study, comparison, FINALISTS, [alone])
     assert ("candidate 1", Split.HELDOUT) in comparison.measured
     document = closing_json(closing)
     assert document["formula_alone"]["candidate"] == 1
@@ -249,7 +249,16 @@ def test_the_best_single_formula_is_read_too(study):
     assert closing_json(close(study, comparison))["formula_alone"] is None
 
 
-def test_the_best_single_formula_is_one_and_no_published_one():
+def test_of_several_single_formulas_validation_text_chooses(study):
+    first, second, third = FINALISTS
+    comparison = Comparison({"candidate 1": 1.9, "candidate 2": 1.7})
+    closing = close(study, comparison, [third], [first, second])
+    assert closing.formula == second
+    assert ("candidate 1", Split.VALIDATION) in comparison.measured
+    assert ("candidate 1", Split.HELDOUT) not in comparison.measured
+
+
+def test_single_formulas_are_one_and_no_published_one():
     def key(recipe):
         return recipe.key(HALF)
 
@@ -257,6 +266,5 @@ def test_the_best_single_formula_is_one_and_no_published_one():
     allocated = individual(2, "W * A ** 2", -0.4, allocation=ALLOCATION)
     first, second = individual(3, "W * F", -0.2), individual(4, "W * F ** 2", -0.3)
     wanda = individual(5, "W * sqrt(X)", -0.35)
-    assert best_formula([two, allocated, first, second], key) == second
-    assert best_formula([two, first, second, wanda], key) is None
-    assert best_formula([two, allocated], key) is None
+    assert single_formulas([two, allocated, first, second, wanda], key) == [first, second]
+    assert single_formulas([two, allocated], key) == []

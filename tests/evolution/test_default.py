@@ -254,7 +254,19 @@ def test_a_descent_to_a_known_recipe_is_over():
     assert origins(proposals).count("descent") == 1
 
 
-def test_children_inherit_what_the_descent_has_reached():
+def test_some_children_are_single_formulas():
+    driver = Driver(default(), scripted(-0.1, -0.2, -0.19, rest=-0.19))
+    children = [p for p in driver.run(400)[START:] if p.origin not in ("descent", "random")]
+    alone = [
+        p.recipe
+        for p in children
+        if len(p.recipe.formulas) == 1 and p.recipe.allocation == UniformAllocation()
+    ]
+    assert 0.15 < len(alone) / len(children) < 0.4
+
+
+def test_children_inherit_what_the_descent_has_reached(monkeypatch):
+    monkeypatch.setattr(DefaultStrategy, "ALONE", 0.0)
     driver = Driver(default(), scripted(-0.1, -0.2, -0.19, rest=-0.19))
     driver.run(START + 3)
     allocation = driver.proposals[-1].recipe.allocation
@@ -269,8 +281,8 @@ def test_children_inherit_what_the_descent_has_reached():
             inherited += proposal.recipe.allocation == allocation
             corrected += len(proposal.recipe.formulas) == len(FAMILIES)
     assert changed > 100
-    assert 0.75 < inherited / changed < 1  # some take that of their parent instead
-    assert 0.75 < corrected / changed < 1
+    assert 0.7 < inherited / changed < 1  # some take that of their parent instead
+    assert 0.7 < corrected / changed < 1
 
 
 def test_children_descend_from_those_whose_formulas_they_have():
@@ -291,7 +303,7 @@ def test_a_child_may_change_the_group(group, other):
     def fitness(recipe, _):
         return chance(recipe) + (recipe.group != group)
 
-    changed = [p.recipe.group for p in Driver(default(), fitness).run(250) if p.origin == "group"]
+    changed = [p.recipe.group for p in Driver(default(), fitness).run(400) if p.origin == "group"]
     assert changed.count(other) > max(2, changed.count(group))
 
 

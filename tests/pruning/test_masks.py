@@ -74,7 +74,8 @@ def test_every_order_of_a_group(m: int) -> None:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(masks, "BLOCK", 256)
+    monkeypatch.setattr(masks, "ROWS_WORTH", 256)
+    monkeypatch.setattr(masks, "GROUPS_WORTH", 256)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -10,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_study import SETTINGS, evaluated, fitness_reading, make_study
+from made_study import KINDS, SETTINGS, evaluated, fitness_reading, make_study
 
 from prunerzero.report.data import build_document
-from prunerzero.report.document import Document
+from prunerzero.report.document import AllocationMap, Document, MaskPicture, Masks, Overlap
+from prunerzero.report.heldout import closing_winner
 from prunerzero.report.report import write_report
 from prunerzero.report.rows import Rows
 from prunerzero.study import Study
 
 playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (Debian: apt install chromium)"),
@@ -65,6 +69,53 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
     for context in contexts:
         context.close()
     assert complaints == []
+
+
+@pytest.fixture
+def rich(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Document]:
+    """A report with all that may lie beside a study: its numbers are made up."""
+
+    def masks(rows: Rows, *_others: Any) -> Masks:
+        candidate = closing_winner(rows)
+        assert candidate is not None
+        grid = [[0.3 + 0.01 * block + 0.1 * kind for block in range(5)] for kind in range(4)]
+        return Masks(
+            candidate=candidate,
+            picture=MaskPicture(
+                matrix="layers.2.q_proj", rows=3, of_rows=9, columns=4, of_columns=8,
+                weights=[[0.1 * column + 0.2 * row for column in range(4)] for row in range(3)],
+                winner=[[1, 0, 1, 0], [0, 1, 0, 1], [1, 1, 0, 0]],
+                wanda=[[0, 0, 1, 1], [0, 1, 1, 0], [1, 0, 0, 1]],
+            ),
+            overlap=[Overlap(candidate=candidate, kinds=list(KINDS), values=grid)],
+            allocation=AllocationMap(exact=True, kinds=list(KINDS), values=grid),
+        )  # fmt: skip
+
+    monkeypatch.setattr("prunerzero.report.masks.picture_masks", masks)
+    change = {"change": 0.25, "low": 0.2, "high": 0.3}
+    small.with_suffix(".analysis.json").write_text(json.dumps({"format": 1, "result": {
+        "measured": [{"name": f"candidate {id}", "family": id % 9} for id in range(2, 40)],
+        "principles": [{"statement": "Gradients matter", "source": "paper", "verdict": "holds",
+                        "confidence": "high", "evidence": ["36 with it"], "q": 0.01}],
+        "ablation": [{"edit": "without the factor A ** c", "kinds": list(KINDS), "change": change}],
+        "enrichment": [{"kind": "operator", "name": "sqrt", "best_with": 5, "best": 5,
+                        "all_with": 21, "all": 43, "p": 0.02, "q": 0.26}],
+    }}))  # fmt: skip
+    with Study.create(tmp_path / "r.db", SETTINGS | {"preset": "random"}) as study:
+        key = "W * sqrt(X) | 50% | row | uniform | none"
+        study.add_candidate(evaluated(0, 0.0, "W * sqrt(X)", key=key), [fitness_reading()])
+        study.add_candidate(evaluated(1, -0.25), [fitness_reading()])
+    said = {"source": "news", "prompt": "Once", "text": "upon", "dense": "a time", "model": "a",
+            "same_tokens": 1}  # fmt: skip
+    (tmp_path / "e.json").write_text(json.dumps({
+        "model": "pruned", "against": "dense", "perplexity": {"wikipedia": 38.2},
+        "tasks": {"arc": {"acc": 0.5, "acc_norm": 0.625}}, "deep": {"continuations": [said]},
+    }))  # fmt: skip
+    document = write_report(
+        small, tmp_path / "rich.html", evaluations=[tmp_path / "e.json"],
+        random=tmp_path / "r.db", masks=True,
+    )  # fmt: skip
+    return (tmp_path / "rich.html").as_uri(), document
 
 
 @pytest.fixture
@@ -120,6 +171,65 @@ def test_every_chart_holds_the_studys_numbers(
     )
 
 
+def test_charts_of_what_lies_beside_the_study(
+    visit: Callable[..., Any], rich: tuple[str, Document]
+) -> None:
+    address, document = rich
+    page = visit(address)
+    masks = document.masks
+    assert masks is not None
+    hidden = page.eval_on_selector_all("figure[hidden] .chart", "found => found.map(e => e.id)")
+    assert hidden == []
+
+    def cells(id: str) -> dict[tuple[int, int], float]:
+        (found,) = page.evaluate(SERIES, id).values()
+        return {(x, y): value for x, y, value in found}
+
+    def expected(lines: Any) -> dict[tuple[int, int], float]:
+        return {(x, y): value for y, line in enumerate(lines) for x, value in enumerate(line)}
+
+    assert cells("chart-allocation") == expected(masks.allocation.values)
+    assert cells("chart-overlap") == expected(masks.overlap[0].values)
+    assert cells("chart-dense") == expected(masks.picture.weights)
+    assert cells("chart-winner-mask") == expected(masks.picture.winner)
+    assert cells("chart-wanda-mask") == expected(masks.picture.wanda)
+
+    random = page.evaluate(SERIES, "chart-candidates")["random search"]
+    last = [2, pytest.approx(math.exp(-0.25))]
+    assert random == [[1, 1], last, last]  # to the end of that search
+    series = page.evaluate(
+        """() => echarts.getInstanceByDom(document.getElementById("chart-population"))
+        .getOption().series.filter(({type}) => type === "scatter")
+        .map(({name, data, symbol}, index) =>
+            [name, data.map(each => each[2]), symbol, index % 7])"""
+    )
+    families = {name: ids for name, ids, _, _ in series if name.startswith("mask family")}
+    found = document.candidates
+    assert families == {
+        f"mask family {family + 1}": [
+            id
+            for id, its, value in zip(found.id, found.family, found.value, strict=True)
+            if its == family and value is not None
+        ]
+        for family in range(9)
+    }
+    looks = [(symbol, colour) for name, _, symbol, colour in series if name in families]
+    assert len(set(looks)) == len(looks)
+
+    (tree,) = page.evaluate(SERIES, "chart-tree").values()
+    costs = [node for node in _nodes(tree[0]) if node.get("cost") is not None]
+    assert [(node["cost"], node["name"].startswith("^")) for node in costs] == [(0.25, True)]
+    text = page.inner_text("main")
+    for shown in ("Gradients matter: holds", "38.2", "50.0 %", "62.5 %", "a time", "+25.0 %"):
+        assert shown in text
+
+
+def _nodes(node: Any) -> Iterator[Any]:
+    yield node
+    for child in node["children"]:
+        yield from _nodes(child)
+
+
 def test_tables_hold_them_too(visit: Callable[..., Any], report: tuple[str, Document]) -> None:
     address, document = report
     page = visit(address)
@@ -144,6 +254,10 @@ def test_a_candidate_by_keyboard_and_by_click(
 ) -> None:
     address, document = report
     page = visit(address)
+    assert document.winner is not None  # shown before anything is chosen
+    page.wait_for_selector(f"#detail h3:has-text('Candidate {document.winner.id}')")
+    assert page.evaluate("document.activeElement.id") == ""
+    page.fill("#number", "")
     page.focus("#number")
     page.keyboard.type("17")
     page.keyboard.press("Enter")
@@ -152,10 +266,7 @@ def test_a_candidate_by_keyboard_and_by_click(
     assert page.locator("#detail math").count() == 4
     tree = page.evaluate(SERIES, "chart-candidate")[""]
 
-    def labels(node: Any) -> list[str]:
-        return [node["name"], *(name for child in node["children"] for name in labels(child))]
-
-    assert labels(tree[0])[:3] == ["·", "·", "W"]
+    assert [node["name"] for node in _nodes(tree[0])][:3] == ["·", "·", "W"]
     page.click("#next")
     page.wait_for_selector("#detail h3:has-text('Candidate 18')")
     page.locator("#detail dd button").first.click()  # a parent

@@ -58,7 +58,7 @@ def ablations(recipe: Recipe, pattern: Pattern) -> list[Variant]:
                     continue
                 shorter = Metric(metric.expression.replace(index, arg))
                 if shorter.shape.spans_columns:
-                    label = _label(node, place)
+                    label = edit_label(node, place)
                     removed = node.size - arg.size
                     edits.setdefault(label, {}).setdefault(kind, (removed, shorter))
     ordered = sorted(edits.items(), key=lambda item: min(size for size, _ in item[1].values()))
@@ -73,7 +73,7 @@ def ablations(recipe: Recipe, pattern: Pattern) -> list[Variant]:
     return found
 
 
-def _label(node: Node, kept: int) -> str:
+def edit_label(node: Node, kept: int) -> str:
     """What an edit does that leaves one operand of a node; the rest of a product goes unnamed."""
     assert isinstance(node, Call)
     if node.operator in PARTS:

@@ -20,7 +20,7 @@ import typer
 from prunerzero import __version__, cli
 from prunerzero.cli.stopping import INTERRUPTED, stoppable, tell
 from prunerzero.errors import PrunerZeroError
-from prunerzero.openmp import wait_passively
+from prunerzero.openmp import wait_patiently
 
 _PROGRAM = "prunerzero"
 _FRAMES = 6
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 a fault of ours, 2 wrong usage or input or a full disk,
         130 interrupted.
     """
-    wait_passively()
+    wait_patiently()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not sys.stderr.isatty():
         # tqdm reads this when it is imported. On a terminal a download of gigabytes should show.

@@ -198,36 +198,38 @@ def close(
     study: Study,
     closers: Sequence[Closer],
     finalists: Sequence[Individual],
-    formula: Individual | None = None,
+    formulas: Sequence[Individual] = (),
     objective: Objective = "mean",
 ) -> list[Closing]:
-    """Chooses the winner on all targets' validation text, and takes each one's closing table.
+    """Chooses the winners on all targets' validation text, and takes each one's closing table.
 
     Args:
         study: where the reading of held-out text is noted.
         closers: one for each target.
         finalists: the candidates to choose from.
-        formula: the best candidate that is one formula under uniform allocation.
+        formulas: candidates that are one formula under uniform allocation; the best of them is
+            read on held-out text too.
         objective: how targets are combined: the mean loss, or that which is worst against Wanda's.
     """
-    readings = [
-        [closer.validate(f"candidate {one.id}", one.recipe, one.id) for closer in closers]
-        for one in finalists
-    ]
+    readings = {
+        one.id: [closer.validate(f"candidate {one.id}", one.recipe, one.id) for closer in closers]
+        for one in [*finalists, *(formulas if len(formulas) > 1 else ())]
+    }
     origins = [0.0] * len(closers)
     if objective == "worst":  # as in the fitness, where targets are set off against Wanda
         origins = [closer.validate("wanda", Recipe.named("wanda")).loss.mean for closer in closers]
 
-    def height(finalist: int) -> float:
-        losses = [reading.loss.mean for reading in readings[finalist]]
+    def height(finalist: Individual) -> float:
+        losses = [reading.loss.mean for reading in readings[finalist.id]]
         above = [loss - origin for loss, origin in zip(losses, origins, strict=True)]
         return combine(above, objective)
 
-    order = sorted(range(len(finalists)), key=height)
+    order = sorted(finalists, key=height)
+    formula = min(formulas, key=height) if len(formulas) > 1 else next(iter(formulas), None)
     hashes = " ".join(dict.fromkeys(closer.windows for closer in closers))
-    study.add_event("heldout", {"winner": finalists[order[0]].id, "windows": hashes})
+    study.add_event("heldout", {"winner": order[0].id, "windows": hashes})
     return [
-        closer.finish([(finalists[one], readings[one][target]) for one in order], formula)
+        closer.finish([(one, readings[one.id][target]) for one in order], formula)
         for target, closer in enumerate(closers)
     ]
 
@@ -237,31 +239,28 @@ def _against(reading: Reading, others: Sequence[Reading]) -> dict[str, Interval]
     return {other.name: paired_interval(reading.loss.losses, other.loss.losses) for other in others}
 
 
-def best_formula(
+def single_formulas(
     individuals: Sequence[Individual], key: Callable[[Recipe], str]
-) -> Individual | None:
-    """The best individual that is one formula under uniform allocation.
-
-    None if that is a published one, which the closing measures anyway.
+) -> list[Individual]:
+    """The individuals that are one formula under uniform allocation, without published ones.
 
     Args:
         individuals: evaluated candidates.
         key: equal for recipes that prune alike (`Maskers.key`).
     """
     published = {key(recipe) for recipe in zoo.published(mixture=True)}
-    alone = [
+    return [
         individual
         for individual in individuals
         if isinstance(individual.recipe.metric, Metric)
         and individual.recipe.allocation == UniformAllocation()
+        and key(individual.recipe) not in published
     ]
-    best = min(alone, key=lambda individual: individual.fitness, default=None)
-    return None if best is None or key(best.recipe) in published else best
 
 
 def choose_finalists(
     individuals: Sequence[Individual],
-    incumbent: Individual,
+    incumbent: Individual | None,
     masker: Masker | Maskers,
     log_ratio: Callable[[float, float], float],
     count: int = FINALISTS,
@@ -273,11 +272,14 @@ def choose_finalists(
 
     Args:
         individuals: evaluated candidates.
-        incumbent: the one that nothing has beaten.
+        incumbent: the one that nothing has beaten; None for the one with the lowest fitness.
         masker: gives their masks on the probe matrices.
         log_ratio: how far the first of two fitnesses is behind the other (`Judge.log_ratio`).
         count: how many to choose.
     """
+    if not individuals:
+        return []
+    incumbent = incumbent or min(individuals, key=lambda member: member.fitness)
     ranked = sorted(individuals, key=lambda member: (member.id != incumbent.id, member.fitness))
     chosen: list[tuple[Individual, list[Tensor]]] = []
     for individual in ranked[:CONSIDERED]:

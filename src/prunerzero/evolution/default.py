@@ -26,6 +26,8 @@ SEEDS = (
     "W * A * F ** 0.25",
     "W * sqrt(A * F)",
     "W * A / sqrt(colmean(W))",
+    "coln(W) * A",
+    "coln(W) * sqrt(A)",
     "W * (A + 100 * F)",
     "W * (A + 1000 * F)",
     "W * sqrt(A) * (W * A ** 2 + 10 * F)",
@@ -39,7 +41,8 @@ class DefaultStrategy(Strategy):
     random trees. A descent takes a few steps down the measured derivatives (`guidance`) and
     proposes where it arrives; while that makes a new incumbent, another follows. Then a burst of
     children varies the base formula by genetic programming. Children inherit the exponents and the
-    allocation that the descent has reached, or no other formula could win.
+    allocation that the descent has reached, or no other formula could win. Some are bred from
+    single formulas alone, for the best of these is a result too.
 
     Args:
         seed: seed of everything random here.
@@ -57,6 +60,7 @@ class DefaultStrategy(Strategy):
     RANDOM_TREES = 4
     STEPS = 4  # of one descent
     CHILDREN = 12  # of one burst
+    ALONE = 0.25  # share of children that are single formulas
     # A descent that arrives this much above the incumbent (log ratio) has lost its way.
     ASTRAY = 0.03
 
@@ -79,6 +83,7 @@ class DefaultStrategy(Strategy):
         self._mixture = mixture
         self._spread = None if pattern.is_nm or formula_only else pattern
         self._population = Population(self.POPULATION)
+        self._alone = Population(self.POPULATION)  # those that are one formula and nothing else
         self._genomes: dict[int, Genome] = {}
         self._incumbent: Individual | None = None
         self._point: Genome | None = None  # where the descent stands
@@ -106,6 +111,9 @@ class DefaultStrategy(Strategy):
         if outcome is not Outcome.KNOWN:
             self._genomes[individual.id] = self._asked
             self._population.add(individual)
+            metric = self._asked.metric
+            if isinstance(metric, Metric) and self._asked == self._genome(Recipe(metric=metric)):
+                self._alone.add(individual)
         if outcome is Outcome.INCUMBENT:
             self._incumbent = individual
             self._point = self._asked
@@ -162,6 +170,9 @@ class DefaultStrategy(Strategy):
         chance = random.random()
         if chance < 0.04:
             return self._proposal(self._fresh(), "random")
+        if self._alone.members and random.random() < self.ALONE:
+            first, second = (self._alone.tournament(random) for _ in range(2))
+            return self._bred(self._genomes[first.id], None, first, second, chance)
         best = random.random() < 0.5
         first = incumbent if best else self._population.tournament(random)
         second = self._population.tournament(random)
@@ -174,8 +185,20 @@ class DefaultStrategy(Strategy):
         family = None if self._formula_only or random.random() < 0.6 else random.choice(FAMILIES)
         if family not in self._families.values():
             family = None
-        formula = self._formula(first, family)
-        child, origin = self._changed(formula, self._formula(second, family), chance)
+        return self._bred(donor, family, first, second, chance)
+
+    def _bred(
+        self,
+        donor: Genome,
+        family: str | None,
+        first: Individual,
+        second: Individual,
+        chance: float,
+    ) -> Proposal:
+        """The donor with a formula bred from two individuals' in one family, or in all."""
+        child, origin = self._changed(
+            self._formula(first, family), self._formula(second, family), chance
+        )
         child = child.simplify()
         if not child.shape.spans_columns:
             return self._proposal(self._fresh(), "random")

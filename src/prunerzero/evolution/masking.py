@@ -180,6 +180,7 @@ class Masker:
             UnusableScores: if scores are not finite, or all the same; the model is dense then.
         """
         sparsities = self.sparsities(recipe)
+        self.dense.narrow()
         try:
             for_each(
                 lambda matrix: self._prune(recipe, matrix, sparsities[matrix.name]), self.matrices

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from prunerzero.data.splits import Split
 from prunerzero.errors import InputError
-from prunerzero.evolution.closing import best_formula, choose_finalists, close
+from prunerzero.evolution.closing import choose_finalists, close, single_formulas
 from prunerzero.evolution.controls import EvoPressStrategy, RandomStrategy
 from prunerzero.evolution.default import DefaultStrategy
 from prunerzero.evolution.judging import IncumbentJudge, Judge, PerplexityJudge, RungPlan
@@ -206,8 +206,13 @@ def search(
             raise InputError(f"study {store.path}: no candidate could be measured")
         individuals = list(loop.individuals.values())
         finalists = choose_finalists(individuals, loop.incumbent, targets.maskers, judge.log_ratio)
-        formula = best_formula(individuals, targets.maskers.key)
-        found = close(store, targets.closers(store), finalists, formula, objective)
+        formulas = choose_finalists(
+            single_formulas(individuals, targets.maskers.key),
+            None,
+            targets.maskers,
+            judge.log_ratio,
+        )
+        found = close(store, targets.closers(store), finalists, formulas, objective)
         closings = dict(zip([target.name for target in targets.all], found, strict=True))
         best = with_provenance(closings, settings, store, targets)
         recipe_path, nm_recipe_path = save_best(best, store.path, patterns)

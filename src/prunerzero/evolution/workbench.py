@@ -161,7 +161,7 @@ class WholeModel(Workbench):
     @cached_property
     def _dense(self) -> DenseWeights:
         """Taken before anything is pruned, for all maskers and comparisons."""
-        return DenseWeights(self.matrices)
+        return DenseWeights(self.matrices, self.compute)
 
 
 class StreamedModel(Workbench):

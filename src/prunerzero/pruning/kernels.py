@@ -64,11 +64,37 @@ def keep_n_of_m(scores: Array, n: int, m: int, kept: Array) -> None:
     ranks = np.empty((m, whole // m), np.int32)
     for start in range(0, scores.size, whole):
         stop = min(start + whole, scores.size)
-        _read_keys(scores[start:stop], keys)
         if m == 4:
-            _rank_fours(keys, n, kept[start:stop])
-        else:
-            _rank_groups(keys, n, kept[start:stop], planes, ranks)
+            sums = keys[: (stop - start) // 4].view(np.float32)
+            _rank_fours(scores[start:stop], n, kept[start:stop], sums)
+            if not _any_nan(sums):
+                continue
+        _read_keys(scores[start:stop], keys)
+        _rank_groups(keys, n, kept[start:stop], planes, ranks)
+
+
+@compiled
+def write_bfloat16(weights: Array, kept: Array, out: Array) -> None:
+    """Writes kept weights, rounded to the nearest bfloat16 (of two, the even one), and +0.0 else.
+
+    Args:
+        weights: bits of finite float32 numbers, int32 `[count]`.
+        kept: int8 `[count]`, 1 or 0.
+        out: bits of bfloat16 numbers, int16 `[count]`, the result.
+    """
+    half, width, one = np.int32(0x7FFF), np.int32(16), np.int32(1)
+    for index in range(weights.size):
+        bits = weights[index]
+        rounded = (bits + half + ((bits >> width) & one)) >> width
+        out[index] = np.int16(rounded * np.int32(kept[index]))
+
+
+@compiled
+def _any_nan(numbers: Array) -> Any:
+    found = np.int32(0)
+    for index in range(numbers.size):
+        found += np.int32(numbers[index] != numbers[index])
+    return found
 
 
 @compiled
@@ -155,23 +181,27 @@ def _most_to(keys: Array, bound: Any) -> Any:
 
 
 @compiled
-def _rank_fours(keys: Array, n: int, kept: Array) -> None:
-    """All pairs of a group of four: of two, the earlier ranks lower where they are equal."""
+def _rank_fours(scores: Array, n: int, kept: Array, sums: Array) -> None:
+    """All pairs of a group of four: of two, the earlier ranks lower where they are equal.
+
+    Numbers compare as their keys do, unless there is a NaN among them: then the group's sum is NaN.
+    """
     pruned = np.int32(4 - n)
     for group in range(kept.size // 4):
         first = 4 * group
-        a, b, c, d = keys[first], keys[first + 1], keys[first + 2], keys[first + 3]
+        a, b, c, d = scores[first], scores[first + 1], scores[first + 2], scores[first + 3]
         ab, ac, ad = np.int32(a <= b), np.int32(a <= c), np.int32(a <= d)
         bc, bd, cd = np.int32(b <= c), np.int32(b <= d), np.int32(c <= d)
         kept[first] = 3 - ab - ac - ad >= pruned
         kept[first + 1] = 2 + ab - bc - bd >= pruned
         kept[first + 2] = 1 + ac + bc - cd >= pruned
         kept[first + 3] = ad + bd + cd >= pruned
+        sums[group] = (a + b) + (c + d)
 
 
 @compiled
 def _rank_groups(keys: Array, n: int, kept: Array, planes: Array, ranks: Array) -> None:
-    """The same for groups of any size, a plane of all groups' members at a time."""
+    """The same for keys and groups of any size, a plane of all groups' members at a time."""
     m = len(planes)
     groups = kept.size // m
     for member in range(m):

@@ -22,7 +22,8 @@ from prunerzero.threads import for_each
 
 Array = np.ndarray[Any, Any]
 
-BLOCK = 1 << 18  # weights that are worth a call
+# Weights that are worth waking a thread for: that takes as long as selecting so many.
+ROWS_WORTH, GROUPS_WORTH = 1 << 17, 1 << 19
 LARGEST = np.iinfo(np.int32).max
 
 
@@ -40,7 +41,9 @@ def keep_highest(scores: torch.Tensor, pruned: int) -> torch.Tensor:
         return torch.ones_like(scores, dtype=torch.bool)
     if scores.device.type != "cpu":
         return keep_highest_torch(scores, pruned)
-    return _in_blocks(lambda block, kept: kernels.keep_highest(block, pruned, kept), scores)
+    return _in_blocks(
+        lambda block, kept: kernels.keep_highest(block, pruned, kept), scores, ROWS_WORTH
+    )
 
 
 def keep_n_of_m(scores: torch.Tensor, n: int, m: int) -> torch.Tensor:
@@ -57,17 +60,24 @@ def keep_n_of_m(scores: torch.Tensor, n: int, m: int) -> torch.Tensor:
     if scores.device.type != "cpu":
         return keep_n_of_m_torch(scores, n, m)
     return _in_blocks(
-        lambda block, kept: kernels.keep_n_of_m(block.reshape(-1), n, m, kept.reshape(-1)), scores
+        lambda block, kept: kernels.keep_n_of_m(block.reshape(-1), n, m, kept.reshape(-1)),
+        scores,
+        GROUPS_WORTH,
     )
 
 
-def _in_blocks(kernel: Callable[[Array, Array], None], scores: torch.Tensor) -> torch.Tensor:
-    """Runs `kernel(scores, kept)` over blocks of rows, on as many threads as torch uses."""
+def _in_blocks(
+    kernel: Callable[[Array, Array], None], scores: torch.Tensor, worth: int
+) -> torch.Tensor:
+    """Runs `kernel(scores, kept)` over blocks of rows, on as many threads as torch uses.
+
+    A block for each thread that has `worth` weights to work on: more of them would only wait for
+    one another's turn in the interpreter.
+    """
     array = scores.detach().contiguous().numpy()
     rows, columns = array.shape
     kept = np.empty((rows, columns), np.bool_)
-    # Something for every thread where that is worth it.
-    count = max(min(4 * torch.get_num_threads(), array.size // BLOCK), 1)
+    count = max(min(torch.get_num_threads(), array.size // worth), 1)
     edges = [rows * index // count for index in range(count + 1)]
     blocks = [slice(*pair) for pair in pairwise(edges) if pair[0] < pair[1]]
     for_each(lambda block: kernel(array[block], kept[block]), blocks)

@@ -19,6 +19,7 @@ from prunerzero.metric.terminals import TERMINALS
 from prunerzero.pruning.allocation import UniformAllocation
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.recipe import Recipe
+from prunerzero.report.costs import with_costs
 from prunerzero.report.detail import describe
 from prunerzero.report.document import (
     STATUSES,
@@ -98,6 +99,10 @@ def build_document(rows: Rows, extras: Extras | None = None) -> Document:
     shown = None if winner is None else describe(rows, winner, scale.value)
     if shown is not None and extras.masks is not None and extras.masks.candidate == winner:
         shown = shown.model_copy(update={"allocation": extras.masks.allocation})
+    if shown is not None and extras.analysis is not None:
+        ablation = extras.analysis.shown.ablation
+        formulas = [with_costs(formula, ablation) for formula in shown.formulas]
+        shown = shown.model_copy(update={"formulas": formulas})
     return Document(
         overview=_overview(rows, clock, closed),
         measure=scale.measure,

@@ -221,7 +221,8 @@ class Formula(Part):
     Attributes:
         kind: the kind or family of matrices that it scores; empty for all.
         text: its text form.
-        tree: its JSON tree (design 3.1).
+        tree: its JSON tree; a node whose removal has been measured has ``cost``, the relative
+            change of perplexity without it.
     """
 
     kind: str

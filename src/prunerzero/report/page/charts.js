@@ -56,7 +56,8 @@ function populationOptions(study) {
   const names = [...groups.keys()].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
   const many = candidates.id.length > 3000;
   const series = names.map((name, index) => ({
-    name, type: "scatter", data: groups.get(name), symbol: SYMBOLS[index % SYMBOLS.length],
+    // Colours come round after seven: symbols are one further on by then, so no pair returns.
+    name, type: "scatter", data: groups.get(name), symbol: SYMBOLS[(index + Math.floor(index / SYMBOLS.length)) % SYMBOLS.length],
     symbolSize: many ? 5 : 10, large: many, largeThreshold: 3000,
     itemStyle: { opacity: many ? 0.5 : 0.8, ...(name === "family not measured" ? { color: GREY } : {}) },
   }));

@@ -54,17 +54,21 @@ function mathOf({ data, left, right }) {
   }
 }
 
-function nodesOf({ data, left, right }) {
+function nodesOf({ data, left, right, cost }) {
   // A constant exponent is part of its operator's label: as a leaf it would only take room.
   const folded = data === "power" && typeof right.data === "number";
   const label = folded ? `^${right.data}` : typeof data === "number" ? String(data) : left ? SIGNS[data] ?? data : data;
   const kind = typeof data === "number" ? "constant" : left ? "operator" : "terminal";
+  const measured = cost !== undefined;
+  const round = kind === "operator" && label.length < 3 && !measured;
   const shades = { terminal: ["#cfe8cf", "#1d4d38"], constant: ["#f2e6c9", "#57471c"], operator: ["#cfdff2", "#1f4468"] };
   return {
-    name: label, value: kind,
-    symbol: kind === "operator" && label.length < 3 ? "circle" : "roundRect",
-    symbolSize: kind === "operator" && label.length < 3 ? 26 : [Math.max(30, 7.5 * label.length + 12), 24],
-    itemStyle: { color: shades[kind][dark.matches ? 1 : 0], borderColor: soft(), borderWidth: 1 },
+    name: label, value: kind, cost,
+    symbol: round ? "circle" : "roundRect",
+    symbolSize: round ? 26 : [Math.max(measured ? 58 : 30, 7.5 * label.length + 12), measured ? 38 : 24],
+    // What is worth most has the thickest border; the number says it too.
+    itemStyle: { color: shades[kind][dark.matches ? 1 : 0], borderColor: measured ? ink() : soft(),
+      borderWidth: measured ? 1 + 4 * Math.min(1, Math.max(0, cost)) : 1 },
     children: [left, folded ? null : right].filter(Boolean).map(nodesOf),
   };
 }
@@ -76,7 +80,7 @@ function treeOptions(tree) {
     series: [{
       type: "tree", data: [nodesOf(tree)], orient: "TB", expandAndCollapse: false, roam: false,
       initialTreeDepth: -1, left: 30, right: 30, top: 22, bottom: 22,
-      label: { position: "inside", color: ink(), fontSize: 12, formatter: (node) => node.name },
+      label: { position: "inside", color: ink(), fontSize: 12, formatter: ({ name, data }) => data.cost === undefined ? name : `${name}\n${percent(data.cost, true)}` },
       lineStyle: { color: GREY, curveness: 0 }, edgeShape: "polyline", emphasis: { disabled: true },
     }],
   };
@@ -88,6 +92,6 @@ const treeWidth = (tree) => `${60 * leavesOf(nodesOf(tree)) + 60}px`;
 function formulaList(formulas) {
   return element("div", {}, ...formulas.map(({ kind, text, tree }) => element("div", { class: "formula" },
     kind ? element("strong", {}, `${kind}: `) : null,
-    tree.data === undefined ? element("code", {}, text) : typeset(tree),
+    tree.data === undefined ? null : element("div", {}, typeset(tree)),
     element("code", {}, text))));
 }

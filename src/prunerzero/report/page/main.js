@@ -64,6 +64,7 @@ function show(found) {
   const at = holder ? [...holder.querySelectorAll("button")].indexOf(active) : -1;
   study = found;
   for (const part of [showState, showResult, showProgress, showPopulation, showWinner, showFunnel, showLessons, showEvaluations, showSettings]) part(study);
+  if (shown === null && study.winner) showCandidate(study.winner.id, false);
   if (holder && document.activeElement !== active) holder.querySelectorAll("button")[at]?.focus({ preventScroll: true });
 }
 

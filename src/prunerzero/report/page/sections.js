@@ -49,7 +49,7 @@ function showPopulation(study) {
     { click: ({ value }) => Array.isArray(value) && value[2] && showCandidate(value[2]) });
   fill("front", study.front.length ? table(
     [{ title: "candidate" }, { title: "size", number: true }, { title: "measure", number: true }, { title: "formula", code: true }],
-    study.front.map(({ id, size, value, expression }) => [candidateButton(id), size, number(value), expression]))
+    study.front.map(({ id, size, value, expression }) => [candidateButton(id), size, number(value), element("div", { class: "text", title: expression }, expression)]))
     : note("No candidate has been evaluated yet."));
   byId("number").max = Math.max(1, ...candidates.id.slice(-1));
 }
@@ -119,6 +119,8 @@ function showWinner(study) {
     byId("winner-kinds").replaceChildren(...kindChoice(winner.formulas, "chart-tree").childNodes);
   }
   drawTree("chart-tree", winner?.formulas[0]);
+  byId("winner-tree-caption").textContent = "formula as a tree" + (analysis?.ablation.length
+    ? "; under a node, what perplexity does without it, as prunerzero analyze measured on the best recipe by fitness" : "");
   fill("ablation", analysis?.ablation.length ? table(
     [{ title: "edit of the best recipe" }, { title: "in" }, { title: "change of perplexity (95 %)", number: true }],
     analysis.ablation.map(({ edit, kinds, change, low, high }) => [edit, kinds.join(", ") || "all",
