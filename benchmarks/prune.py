@@ -27,7 +27,8 @@ from torch import Tensor
 
 from prunerzero import Pattern, Recipe
 from prunerzero.models.replay import Replay
-from prunerzero.pruning.pruner import plan_sparsities, replay_batch, run_loop, sums_by_pass
+from prunerzero.pruning.pruner import plan_sparsities, run_loop, sums_by_pass
+from prunerzero.pruning.shared import replay_batch
 
 METRICS = ("wanda", "pruner-zero")
 PATTERNS = ("50%", "2:4")

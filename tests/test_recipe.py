@@ -143,7 +143,7 @@ class TestFromText:
         ("text", "says"),
         [
             ("wnada", "did you mean 'wanda'"),
-            ("sparse", "gblm, llm-pruner, magnitude, moe-pruner, obs, pruner-zero, ria, sparsegpt"),
+            ("sparse", "gblm, gblm-l1, llm-pruner, magnitude, moe-pruner, obs, pruner-zero, ria"),
             ("pruner-one", "did you mean 'pruner-zero'"),
             ("Q", "not in the zoo"),
             ("W * ", "metric"),

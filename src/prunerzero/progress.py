@@ -11,5 +11,10 @@ Report = Callable[[str, int, int], None]
 """Called with a step's name, the number of its parts that are done, and of all its parts."""
 
 
+def advance_of(report: Report, step: str, total: int) -> Advance:
+    """Reports the parts of one step that are done."""
+    return lambda done: report(step, done, total)
+
+
 def silent(*_: object) -> None:
     """Reports nothing: the default of both kinds of callback."""

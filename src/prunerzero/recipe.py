@@ -172,6 +172,10 @@ class Recipe(BaseModel):
         """
         return self.from_json(self.to_json() | {"update": update})
 
+    def with_allocation(self, allocation: Allocation) -> Recipe:
+        """The same recipe with another allocation."""
+        return self.model_copy(update={"allocation": allocation})
+
     def save(self, path: str | Path) -> None:
         """Writes the recipe as JSON, atomically."""
         write_json(path, self.to_json())

@@ -151,7 +151,7 @@ WRONG = {
     "too few windows": (["--samples", "1000"], "1000 windows of 32 tokens were asked for"),
     "too long": (["--sequence-length", "65"], "above the model's limit of 64"),
     "length 1": (["--sequence-length", "1"], "greater than or equal to 2"),
-    "group": (["--group", "model"], "'model' is not one of 'row', 'matrix'"),
+    "group": (["--group", "column"], "'column' is not one of 'row', 'matrix', 'model'"),
     "device": (["--device", "cuda:99"], "device 'cuda:99'"),
     "full output": (["--output", "{texts}"], "not empty"),
     "file as output": (["--output", "{texts}/other.txt"], "is a file"),
@@ -212,3 +212,83 @@ def test_too_little_disk_is_found_before_pruning(model, data, tmp_path, refuse, 
                       "--output", tmp_path / "out", option)  # fmt: skip
         assert "0.00 GB free, but 0.02 GB are needed" in line
         assert not list(tmp_path.glob("out*"))
+
+
+@pytest.fixture
+def splittable(texts):
+    """What can be cut into four splits."""
+    return ("--calibration", texts / "calibration.jsonl", "--samples", 3, "--sequence-length", 32,
+            "--dtype", "float32", "--pattern", "50%")  # fmt: skip
+
+
+def test_auto_takes_the_best_of_the_zoo(model, splittable, texts, tmp_path, succeed, capsys):
+    from prunerzero.cli.app import main
+
+    arguments = ["prune", model, "--metric", "auto", *splittable, "--output", tmp_path / "out"]
+    assert main([str(one) for one in [*arguments, "--json"]]) == 0
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    chosen = document["chosen"]
+    perplexities = chosen["perplexities"]
+    assert chosen["name"] == min(perplexities, key=perplexities.get)
+    assert perplexities.keys() >= {"wanda", "sparsegpt", "gblm", "obs", "wanda-plus-plus"}
+    assert "moe-pruner" in chosen["left_out"]
+    assert chosen["against"].keys() == perplexities.keys() - {chosen["name"]}
+    assert f"takes {chosen['name']}: perplexity" in err
+    assert "moe-pruner is left out: metric 'moe-pruner': terminal R" in err
+    recipe = document["settings"]["recipe"]
+    assert recipe["name"] == chosen["name"]
+    assert document["sparsity"] == pytest.approx(0.5, abs=2e-3)
+    # What it was chosen by is no text to report on.
+    splits = [use["split"] for use in recipe["provenance"]["texts"]]
+    assert splits[-1] == "validation"
+    assert document["settings"]["calibration"]["split"] == "calibration"
+    assert main(["evaluate", str(tmp_path / "out"), "--text", str(texts / "calibration.jsonl"),
+                 "--sequence-length", "32"]) == 2  # fmt: skip
+    assert "calibrated or selected on" in capsys.readouterr().err
+
+
+def test_auto_keeps_to_its_time(model, splittable, tmp_path, succeed):
+    document = succeed("prune", model, "--metric", "auto", "--budget", "0.001s", *splittable,
+                       "--output", tmp_path / "out", "--json")  # fmt: skip
+    chosen = document["chosen"]
+    assert list(chosen["perplexities"]) == ["wanda"] == [chosen["name"]]
+    assert "would take" in chosen["left_out"]["sparsegpt"]
+
+
+def test_allocations_from_the_command_line(model, splittable, tmp_path, succeed):
+    found = {}
+    for name in ("uniform", "owl", "evolved"):
+        document = succeed("prune", model, "--metric", "wanda", "--allocation", name,
+                           "--allocation-budget", "1s", *splittable, "--output", tmp_path / name,
+                           "--json")  # fmt: skip
+        assert document["sparsity"] == pytest.approx(0.5, abs=2e-3)
+        found[name] = document["settings"]["recipe"]
+    assert found["uniform"]["allocation"] == {"name": "uniform"}
+    assert found["owl"]["allocation"]["name"] == "curves"  # what it came to
+    assert found["evolved"]["allocation"]["name"] == "curves"
+    assert found["evolved"]["provenance"]["texts"][-1]["split"] == "selection"
+    Recipe.from_json(found["owl"] | {"group": "row"}).save(tmp_path / "owl.json")
+    again = succeed("prune", model, "--metric", "W * A", "--allocation", tmp_path / "owl.json",
+                    *splittable, "--output", tmp_path / "again", "--json")  # fmt: skip
+    assert again["settings"]["recipe"]["allocation"] == found["owl"]["allocation"]
+    whole = succeed("prune", model, "--metric", "wanda", "--group", "model", *splittable,
+                    "--output", tmp_path / "whole", "--json")  # fmt: skip
+    assert whole["sparsity"] == pytest.approx(0.5, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--metric", "moe-pruner"], "this model has no router"),
+        (["--metric", "auto", "--stream"], "measures recipes on the whole model in memory"),
+        (["--metric", "auto", "--budget", "never"], "budget 'never'"),
+        (["--metric", "wanda", "--allocation", "evolved", "--stream"], "--no-stream"),
+        (["--metric", "wanda", "--allocation", "owl", "--stream"], "--no-stream"),
+        (["--metric", "wanda", "--group", "model", "--stream"], "--no-stream"),
+        (["--metric", "wanda", "--allocation", "nothing"], "allocation 'nothing'"),
+    ],
+)
+def test_what_does_not_go_together(model, splittable, tmp_path, refuse, extra, message):
+    assert message in refuse("prune", model, *splittable, *extra, "--output", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,6 +1,6 @@
 import pytest
 
-from prunerzero.evolution.controls import EvoPressStrategy, RandomStrategy
+from prunerzero.evolution.controls import MOST_PAIRS, STEP, EvoPressStrategy, RandomStrategy
 from prunerzero.evolution.population import Individual
 from prunerzero.evolution.strategies import Outcome
 from prunerzero.pruning.allocation import CurvesAllocation, MatrixShape, UniformAllocation
@@ -109,13 +109,13 @@ def test_a_child_differs_from_the_incumbent_by_a_few_swaps():
         assert proposal.parents == (best + 1,)
         before, after = (offsets_of(proposals[n].recipe) for n in (best, step))
         changes = [after[name] - before[name] for name in after]
-        steps = [change / EvoPressStrategy.STEP for change in changes]
+        steps = [change / STEP for change in changes]
         assert steps == pytest.approx([round(change) for change in steps], abs=1e-6)
         pairs = sum(abs(round(change)) for change in steps) // 2
         moved.add(pairs)
         if step in incumbents:
             best = step
-    assert {1, 2} <= moved <= set(range(EvoPressStrategy.MOST_PAIRS + 1))
+    assert {1, 2} <= moved <= set(range(MOST_PAIRS + 1))
 
 
 def test_the_model_loses_as_much_as_it_shall():

@@ -78,7 +78,8 @@ def test_edges() -> None:
         ({"W": W, "X": None}, "needs terminal 'X'"),
         (
             {"W": W, "X": X, "Q": X},
-            "unknown terminal 'Q'; there are W, G, X, A, R, Amean, Avar, Hinv, Hfree, F, Gmean",
+            "unknown terminal 'Q'; there are W, G, X, A, R, Amean, Avar, Hinv, Hfree, F, Gmean, "
+            "G1, B",
         ),
         ({"W": W, "X": X[:, :4]}, r"X has shape \[1, 4\], must be \[1, 8\] as W is \[5, 8\]"),
         ({"W": W, "X": W}, r"X has shape \[5, 8\], must be \[1, 8\]"),

@@ -38,7 +38,7 @@ def test_precedence_is_pythons(text: str, node: object) -> None:
         (
             "W * Q",
             "column 5: unknown terminal 'Q'; there are W, G, X, A, R, "
-            "Amean, Avar, Hinv, Hfree, F, Gmean",
+            "Amean, Avar, Hinv, Hfree, F, Gmean, G1, B",
         ),
         ("  ", "column 1: the text is empty; write a formula such as 'W * sqrt(X)'"),
         ("W G", "column 3: expected an operator, found 'G'"),

@@ -21,7 +21,7 @@ W = {"data": "W"}
         (
             {"data": "abs", "left": {"data": "abs", "left": {"data": "Q"}}},
             "left.left: unknown terminal 'Q'; there are W, G, X, A, R, "
-            "Amean, Avar, Hinv, Hfree, F, Gmean",
+            "Amean, Avar, Hinv, Hfree, F, Gmean, G1, B",
         ),
         ({"data": "sqrtt", "left": W}, "root: unknown operator 'sqrtt'; did you mean 'sqrt'?"),
         ({"data": "W", "left": W}, "root: 'W' is a leaf and has no 'left'"),

@@ -12,6 +12,7 @@ from prunerzero.pruning.allocation import (
     Allocation,
     CurvesAllocation,
     MatrixShape,
+    OwlAllocation,
     UniformAllocation,
 )
 from prunerzero.pruning.pattern import Pattern
@@ -201,7 +202,8 @@ def test_equal_keys_mean_equal_offsets(one: CurvesAllocation, other: CurvesAlloc
 
 def test_is_chosen_by_name() -> None:
     adapter = TypeAdapter(Allocation)
-    for allocation in (UniformAllocation(), CurvesAllocation(curves={"q_proj": (0.1, -0.5)})):
+    curves = CurvesAllocation(curves={"q_proj": (0.1, -0.5)})
+    for allocation in (UniformAllocation(), curves, OwlAllocation(spread=0.1)):
         assert adapter.validate_python(allocation.model_dump()) == allocation
         assert adapter.validate_json(allocation.model_dump_json()) == allocation
 
@@ -209,7 +211,9 @@ def test_is_chosen_by_name() -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        {"name": "owl"},
+        {"name": "evopress"},
+        {"name": "owl", "spread": 2},
+        {"name": "owl", "outlier": 0},
         {"name": "uniform", "curves": {}},
         {"name": "curves"},
         {"name": "curves", "curves": {}, "linear": 1},

@@ -258,7 +258,7 @@ def test_recipes_that_do_not_fit_the_model():
     with pytest.raises(InputError, match="no formula for 'gate_proj'"):
         prune(model, None, Recipe(metric={"attention": Metric.parse("W")}), HALF)
     with pytest.raises(InputError, match="group 'model'"):
-        prune(model, None, Recipe(metric=Metric.parse("W"), group="model"), HALF)
+        prune(model, None, Recipe(metric=Metric.parse("W"), group="model", allocation=CURVES), HALF)
     recipe = Recipe(metric=Metric.parse("W"), allocation=CURVES)
     with pytest.raises(InputError, match="only 'uniform'"):
         prune(model, None, recipe, Pattern.parse("2:4"))

@@ -2,14 +2,16 @@ import pytest
 import torch
 from tiny_models import make_model, make_tokens
 
-from prunerzero.models.blocks import prunable_matrices, watch_inputs
+from prunerzero.models.blocks import find_blocks, prunable_matrices, watch_inputs
 from prunerzero.models.compute import compute_for
 from prunerzero.statistics.collectors import (
+    ABSOLUTE_GRADIENT,
     ACTIVATION,
     COLLECTORS,
     GRADIENT,
     GRAM,
     INPUT,
+    REGIONAL,
     ROUTED,
     SIGNED_GRADIENT,
     TOKENS,
@@ -20,7 +22,7 @@ from prunerzero.statistics.gathering import ActivationSums, fill_unreached, gath
 
 FAMILIES = ["llama", "qwen2", "gpt2", "gemma2"]
 BOTH = frozenset({ACTIVATION, GRADIENT, ROUTED, TOKENS})
-EVERYTHING = BOTH | {GRAM, INPUT, SIGNED_GRADIENT}
+EVERYTHING = BOTH | {ABSOLUTE_GRADIENT, GRAM, INPUT, REGIONAL, SIGNED_GRADIENT}
 
 
 def gather(model, tokens, wanted=BOTH, **options):
@@ -44,6 +46,7 @@ def naive(model, tokens):
             gradients[matrix.name].append(gradient.double())
     for handle in handles:
         handle.remove()
+    inside = regional(model, tokens)
     for weight in weights:
         weight.requires_grad_(False)
     found = {}
@@ -58,6 +61,8 @@ def naive(model, tokens):
             "Amean": x.mean(0, keepdim=True),
             "Avar": x.var(0, unbiased=False, keepdim=True),
             "Gmean": g.mean(0),
+            "G1": (100 * g).abs().sum(0),
+            "B": (inside[matrix.name] ** 2).mean(0).sqrt(),
             "H": x.T @ x,
         }
         moments = x.T @ x / len(x)
@@ -66,6 +71,33 @@ def naive(model, tokens):
         found[matrix.name]["Hinv"] = inverses[0].diagonal()[None]
         found[matrix.name]["Hfree"] = torch.stack([inverse[0, 0] for inverse in inverses])[None]
     return found
+
+
+def regional(model, tokens):
+    """Gradients of every block's output norm, by autograd through the whole model, in float64.
+
+    The graph of one whole pass is asked for the gradients of one block's weights at a time: with
+    respect to these the norm of that block's output is a function of that block alone.
+    """
+    found = {matrix.name: [] for matrix in prunable_matrices(model)}
+    for window in tokens:
+        outputs = []
+        blocks = find_blocks(model)
+
+        def keep(_module, _args, output, outputs=outputs):
+            outputs.append(output)
+
+        handles = [block.module.register_forward_hook(keep) for block in blocks]
+        model(window[None])
+        for handle in handles:
+            handle.remove()
+        for block, output in zip(blocks, outputs, strict=True):
+            output = output[0] if isinstance(output, tuple) else output
+            weights = [matrix.parameter for matrix in block.matrices]
+            gradients = torch.autograd.grad(output.norm(), weights, retain_graph=True)
+            for matrix, gradient in zip(block.matrices, gradients, strict=True):
+                found[matrix.name].append((gradient.T if matrix.transposed else gradient).double())
+    return {name: torch.stack(gradients) for name, gradients in found.items()}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -8,7 +8,15 @@ from tiny_models import make_model, make_tokens
 from prunerzero.models.blocks import find_blocks
 from prunerzero.models.compute import compute_for
 from prunerzero.progress import silent
-from prunerzero.statistics.collectors import ACTIVATION, GRADIENT, TOKENS, Sample, finish
+from prunerzero.statistics.collectors import (
+    ABSOLUTE_GRADIENT,
+    ACTIVATION,
+    GRADIENT,
+    REGIONAL,
+    TOKENS,
+    Sample,
+    finish,
+)
 from prunerzero.statistics.gathering import gather_raw
 from prunerzero.streaming import capture
 from prunerzero.streaming.capture import Frame
@@ -19,7 +27,8 @@ from prunerzero.streaming.source import open_checkpoint
 from prunerzero.streaming.store import WeightStore
 
 CPU = torch.device("cpu")
-WANTED = frozenset({ACTIVATION, TOKENS, GRADIENT})
+WANTED = frozenset({ACTIVATION, TOKENS, GRADIENT, ABSOLUTE_GRADIENT, REGIONAL})
+TERMINALS = frozenset({"A", "X", "G", "F", "G1", "B"})
 
 
 def check_sums(family, tmp_path, dtype=torch.float32, tolerance=1e-5, **overrides):
@@ -43,10 +52,10 @@ def check_sums(family, tmp_path, dtype=torch.float32, tolerance=1e-5, **override
         sample = Sample(tokens.shape[0], tokens.numel())
         for block in blocks:
             for matrix in block.matrices:
-                found = dense.of(matrix, frozenset("AXGF"))
+                found = dense.of(matrix, TERMINALS)
                 if matrix.name in dense.unreached:
                     continue
-                wanted = finish(frozenset("AXGF"), expected[matrix.name], sample)
+                wanted = finish(TERMINALS, expected[matrix.name], sample)
                 assert found.keys() == wanted.keys()
                 for name, value in wanted.items():
                     scale = value.abs().max()

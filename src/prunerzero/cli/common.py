@@ -34,7 +34,7 @@ SequenceLength = Annotated[
     int, typer.Option("--sequence-length", min=2, help="Tokens a calibration window.")
 ]
 Group = Annotated[
-    Literal["row", "matrix"] | None,
+    Literal["row", "matrix", "model"] | None,
     typer.Option("--group", help="Weights ranked against one another; default: the recipe's own."),
 ]
 Update = Annotated[

@@ -3,49 +3,49 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from prunerzero.cli import inputs, zeroshot
-from prunerzero.cli.common import (
-    AllowPickle,
-    Blocks,
-    Calibration,
-    Device,
-    Dtype,
-    Exclude,
-    Group,
-    Include,
-    Json,
-    MinCoverage,
-    Progress,
-    Samples,
-    Seed,
-    SequenceLength,
-    Sequential,
-    emit,
-    print_table,
-    split_list,
+from prunerzero.cli.common import Group, Json, Progress, Sequential, emit, note
+from prunerzero.cli.comparison import comparison_document, print_comparison, write_files
+from prunerzero.cli.methods import ALL, allocator, applicable, methods_of
+from prunerzero.cli.options import (
+    AllocationBudget,
+    RunOptions,
+    SelectionOptions,
+    WindowOptions,
+    with_options,
 )
 from prunerzero.errors import InputError
-from prunerzero.models.selection import MIN_COVERAGE
 
 
+@with_options
 def command(
+    *,
     model: inputs.Model,
     metrics: Annotated[
         str,
-        typer.Option("--metrics", metavar="A,B,...", help="Zoo names, expressions, JSON files."),
+        typer.Option(
+            "--metrics", metavar="A,B,...", help="Zoo names, expressions, JSON files; all: the zoo."
+        ),
     ],
     pattern: Annotated[list[str], typer.Option("--pattern", help="50%, 2:4, ...; repeatable.")],
     text: Annotated[
         str | None,
         typer.Option("--text", help="What to evaluate on; default: held-out calibration text."),
     ] = None,
-    calibration: Calibration = "wikipedia",
-    samples: Samples = 16,
-    sequence_length: SequenceLength = 512,
+    calibration: Annotated[
+        list[str],
+        typer.Option(
+            "--calibration",
+            metavar="SOURCE",
+            help="Text for the statistics: name or file; repeatable: what the data make of it.",
+        ),
+    ] = ["wikipedia"],  # noqa: B006  typer copies it
+    amount: WindowOptions,
     windows: inputs.EvaluationWindows = 32,
     tasks: zeroshot.Tasks = None,
     limit: zeroshot.Limit = None,
@@ -58,15 +58,28 @@ def command(
             help="What happens to kept weights: every metric with each; default: its own.",
         ),
     ] = None,
+    allocation: Annotated[
+        str | None,
+        typer.Option(
+            "--allocation",
+            metavar="A,B,...",
+            help="uniform, owl, evolved, or a recipe whose is taken: every metric under each; "
+            "default: its own.",
+        ),
+    ] = None,
+    allocation_budget: AllocationBudget = "2m",
     sequential: Sequential = True,
-    seed: Seed = 0,
-    device: Device = None,
-    dtype: Dtype = None,
-    blocks: Blocks = "",
-    include: Include = [],  # noqa: B006  typer copies it
-    exclude: Exclude = [],  # noqa: B006
-    min_coverage: MinCoverage = MIN_COVERAGE,
-    allow_pickle: AllowPickle = False,
+    run: RunOptions,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, help="Calibration draws, from --seed on.")
+    ] = 1,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", metavar="DIR", help="For the tables, and to go on with what is there."
+        ),
+    ] = None,
+    selected: SelectionOptions,
     json: Json = False,
 ) -> None:
     """Prune with several metrics and compare perplexities, and zero-shot accuracies."""
@@ -74,92 +87,95 @@ def command(
     from prunerzero.models.names import check_model_name
     from prunerzero.pruning.checkpoint import refuse_seen, seen_documents
     from prunerzero.pruning.pattern import Pattern
-    from prunerzero.recipe import Recipe
 
-    chosen = [(name, Recipe.from_text(name, group)) for name in split_list(metrics)]
-    if update is not None:
-        updates = split_list(update)
-        chosen = [(name, recipe.with_update(one)) for name, recipe in chosen for one in updates]
+    seed, sequence_length = run.seed, amount.sequence_length
+    methods = methods_of(metrics, group, update, allocation, allocation_budget)
     patterns = [Pattern.parse(one) for one in pattern]
     check_model_name(model)
-    inputs.check_calibration(calibration)
-    if text is None and not is_named(calibration):
-        raise InputError(f"calibration '{calibration}': is used whole, so give another with --text")
-    text = text or calibration
+    for one in calibration:
+        inputs.check_calibration(one)
+    if text is None and not is_named(calibration[0]):
+        raise InputError(
+            f"calibration '{calibration[0]}': is used whole, so give another with --text"
+        )
+    text = text or calibration[0]
     seen = seen_documents(model)
     refuse_seen(text, seen)
     questions = zeroshot.prepare(tasks, limit, None, seen) if tasks else None
 
-    loaded, tokenizer = inputs.load_quietly(inputs.loadable(model, allow_pickle), device, dtype)
+    loaded, tokenizer = run.load(model)
     from prunerzero.cli.published import names_and_pattern, published_beside
-    from prunerzero.evaluation.comparison import Comparison
+    from prunerzero.evaluation.estimate import WORTH_SAYING, cost_of_trials
     from prunerzero.evaluation.evaluate import evaluation_windows
-    from prunerzero.evaluation.perplexity import TextLoss, paired_interval, scored_bytes
+    from prunerzero.evaluation.measurements import Measurements
+    from prunerzero.evaluation.perplexity import scored_bytes
     from prunerzero.evaluation.protocol import protocol_of
     from prunerzero.evaluation.published import DENSE
+    from prunerzero.evaluation.ranking import rows_of
+    from prunerzero.evaluation.trials import Laboratory, Trial, run_trials
     from prunerzero.models.blocks import find_blocks
     from prunerzero.models.compute import compute_for
     from prunerzero.pruning.calibration import calibration_windows, describe
-    from prunerzero.pruning.pruner import plan_sparsities
 
-    selection = inputs.selected(blocks, include, exclude, min_coverage)
+    selection = selected.selection()
     found = find_blocks(loaded, selection)
-    for one in patterns:
-        for _, recipe in chosen:
-            plan_sparsities(found, recipe, one)
-    compute = compute_for(loaded, dtype)
-    statistics = calibration_windows(loaded, tokenizer, calibration, samples, sequence_length, seed)
-    seen = seen.union(statistics.documents)
+    wanted = applicable(methods, patterns, found, everything=metrics.strip() == ALL)
+    compute = compute_for(loaded, run.dtype)
+    draws = {
+        (text_, one): calibration_windows(
+            loaded, tokenizer, text_, amount.samples, sequence_length, one
+        )
+        for text_ in calibration
+        for one in range(seed, seed + seeds)
+    }
+    seen = seen.union(*(windows.documents for windows in draws.values()))
     measured = evaluation_windows(text, tokenizer, windows, sequence_length, seed, seen)
-    answers = zeroshot.Compared(questions, loaded, tokenizer, dtype, seen)
-
+    answers = zeroshot.Compared(questions, loaded, tokenizer, run.dtype, seen)
     size = scored_bytes(measured, tokenizer)
     known, made = names_and_pattern(model, loaded)
     published = []
     if made == DENSE:  # papers do not prune what is pruned already
         published = published_beside(known, text_name(text), sequence_length)
 
-    rows: list[dict[str, Any]] = []
-    with Progress() as progress:
-        comparison = Comparison(
-            loaded, found, statistics.tokens, compute, sequential=sequential, report=progress
+    trials = [
+        Trial(each.name, each.recipe, one, text_, draw, each.allocation, each.evolve)
+        for text_ in calibration
+        for one in patterns
+        for each in wanted[str(one)]
+        for draw in range(seed, seed + seeds)
+    ]
+    allocate = None
+    if any(each.evolve is not None for each in methods):
+        allocate = allocator(tokenizer, calibration)
+    with Measurements(output) as measurements, Progress() as progress:
+
+        def ask(label: str) -> dict[str, Any]:
+            answers.ask(label, progress)
+            return answers.to_json(label)
+
+        laboratory = Laboratory(
+            loaded,
+            found,
+            compute,
+            measured,
+            sequential,
+            progress,
+            f"{tasks or ''} {limit or ''}",
+            allocate,
         )
-        dense = comparison.measure_dense(measured)
-        answers.ask("dense", progress)
-        for one in patterns:
-            first: TextLoss | None = None
-            for name, recipe in chosen:
-                step = name if recipe.update == "none" else f"{name}, {recipe.update}"
-                label = f"{step} {one}"
-                with comparison.pruned(label, recipe, one) as pruning_seconds:
-                    outcome = comparison.outcome(label, measured, pruning_seconds)
-                    answers.ask(label, progress)
-                change = None
-                if first is not None:
-                    change = paired_interval(outcome.loss.losses, first.losses, seed=seed).to_json()
-                first = first or outcome.loss
-                rows.append(
-                    {
-                        "metric": name,
-                        "expression": recipe.expression,
-                        "group": inputs.shown_group(recipe, one),
-                        "update": recipe.update,
-                        "pattern": str(one),
-                        "sparsity": outcome.sparsity,
-                        "perplexity": outcome.loss.perplexity,
-                        "bits_per_byte": outcome.loss.bits_per_byte(size),
-                        "published": [
-                            each.to_json()
-                            for each in published
-                            if (each.method, each.pattern) == (name.lower(), str(one))
-                        ],
-                        "change_vs_first": change,
-                        "seconds": outcome.pruning_seconds,
-                        **answers.to_json(label),
-                    }
-                )
+
+        def foretell(seconds: float, left: list[Trial]) -> None:
+            cost = cost_of_trials(laboratory, seconds, left, draws)
+            if left and cost.seconds > WORTH_SAYING:
+                note(f"{len(left)} measurements left: {cost}")
+
+        dense, more, results = run_trials(
+            laboratory, draws, trials, measurements, ask=ask, tell=note, estimate=foretell
+        )
+    rows = rows_of(trials, results)
     settings: dict[str, Any] = {
-        "calibration": describe(statistics),
+        "calibration": describe(draws[calibration[0], seed]),
+        "calibrations": [{"seed": one, **describe(windows)} for (_, one), windows in draws.items()],
         "text": text_name(text),
         "windows": len(measured),
         "tokens_hash": measured.hash,
@@ -167,6 +183,7 @@ def command(
         "protocol": protocol_of(text, sequence_length).to_json(),
         "sequential": sequential,
         "seed": seed,
+        "seeds": seeds,
         "selection": asdict(selection),
         "compute": str(compute),
         **answers.settings(),
@@ -177,65 +194,15 @@ def command(
             "perplexity": dense.perplexity,
             "bits_per_byte": dense.bits_per_byte(size),
             "published": [each.to_json() for each in published if each.pattern == DENSE],
-            **answers.to_json("dense"),
+            **more,
         },
-        "rows": rows,
+        **comparison_document(rows, size, published, seed),
         "settings": settings,
     }
+    if output is not None:
+        write_files(document, output)
     if json:
         emit(document)
         return
-    _print(document, inputs.described(settings["calibration"]))
+    print_comparison(document, inputs.described(settings["calibration"]))
     answers.show()
-
-
-def _print(document: dict[str, Any], calibration: str) -> None:
-    from prunerzero.evaluation.protocol import Protocol
-
-    settings = document["settings"]
-    print(
-        f"{document['model']}: calibrated on {calibration} "
-        f"({'sequential' if settings['sequential'] else 'one-shot'}); evaluated on "
-        f"{settings['windows']} windows of {settings['sequence_length']} tokens of "
-        f"{settings['text']}; seed {settings['seed']}; {settings['compute']}\n"
-    )
-    dense = document["dense"]
-    measured = [dense, *document["rows"]]
-    comparable = any(row["published"] for row in measured)
-    rows: list[tuple[object, ...]] = [("dense", "", "", "", "", *_perplexities(dense), "", "")]
-    for row in document["rows"]:
-        change = row["change_vs_first"]
-        rows.append(
-            (
-                row["metric"],
-                row["group"],
-                row["update"],
-                row["pattern"],
-                f"{row['sparsity']:.2%}",
-                *_perplexities(row),
-                f"{change['change']:+.1%} ({change['low']:+.1%} to {change['high']:+.1%})"
-                if change
-                else "",
-                f"{row['seconds']:.1f}",
-            )
-        )
-    columns: tuple[str, ...] = ("metric", "group", "update", "pattern", "sparsity")
-    columns += ("perplexity", "bits a byte", f"vs {document['rows'][0]['metric']}", "seconds")
-    if comparable:
-        columns += ("published",)
-        rows = [(*row, _published(each)) for row, each in zip(rows, measured, strict=True)]
-    print_table(columns, rows)
-    print(f"\n{settings['text']}: {Protocol(**settings['protocol'])}")
-
-
-def _perplexities(row: dict[str, Any]) -> tuple[str, str]:
-    return f"{row['perplexity']:.3f}", f"{row['bits_per_byte']:.4f}"
-
-
-def _published(row: dict[str, Any]) -> str:
-    """Published values, each with the first word of its source: its first author."""
-    return ", ".join(
-        f"{each['value']:.2f} ({each['source'].partition(' ')[0]}"
-        f"{'' if each['checked'] else ', unchecked'})"
-        for each in row["published"]
-    )

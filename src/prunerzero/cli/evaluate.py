@@ -7,23 +7,17 @@ from typing import Annotated, Any
 import typer
 
 from prunerzero.cli import inputs, zeroshot
-from prunerzero.cli.common import (
-    AllowPickle,
-    Device,
-    Dtype,
-    Json,
-    Progress,
-    Seed,
-    emit,
-    print_table,
-)
+from prunerzero.cli.common import Json, Progress, emit, print_table
+from prunerzero.cli.options import RunOptions, with_options
 from prunerzero.errors import InputError
 
 TEXT_HELP = "Named source (its held-out documents) or file (whole); repeatable."
 WINDOWS, DEEP_WINDOWS = 32, 8
 
 
+@with_options
 def command(
+    *,
     model: inputs.Model,
     text: Annotated[list[str] | None, typer.Option("--text", help=TEXT_HELP)] = None,
     tasks: zeroshot.Tasks = None,
@@ -57,10 +51,7 @@ def command(
     sequence_length: Annotated[
         int, typer.Option("--sequence-length", min=2, help="Tokens a window.")
     ] = 512,
-    seed: Seed = 0,
-    device: Device = None,
-    dtype: Dtype = None,
-    allow_pickle: AllowPickle = False,
+    run: RunOptions,
     json: Json = False,
 ) -> None:
     """Measure perplexity on texts (default, without --tasks: wikipedia), and zero-shot accuracy."""
@@ -82,12 +73,11 @@ def command(
         inputs.check_calibration(calibration)
     questions = zeroshot.prepare(tasks, limit, dense_name, seen) if tasks else None
 
-    loaded, tokenizer = inputs.load_quietly(inputs.loadable(model, allow_pickle), device, dtype)
+    loaded, tokenizer = run.load(model)
     dense: Any = None
     dense_tokenizer: Any = None
     if dense_name is not None:
-        dense_source = inputs.loadable(dense_name, allow_pickle)
-        dense, dense_tokenizer = inputs.load_quietly(dense_source, device, dtype)
+        dense, dense_tokenizer = run.load(dense_name)
     from prunerzero.cli.deep import print_deep
     from prunerzero.cli.published import names_and_pattern, print_published, published_beside
     from prunerzero.evaluation.deep import evaluate_deep
@@ -96,8 +86,8 @@ def command(
     options: dict[str, Any] = {
         "windows": windows or (DEEP_WINDOWS if deep else WINDOWS),
         "sequence_length": sequence_length,
-        "seed": seed,
-        "dtype": dtype,
+        "seed": run.seed,
+        "dtype": run.dtype,
         "seen": seen,
     }
     found = None
@@ -117,7 +107,7 @@ def command(
     }
     answers = None
     if questions is not None:
-        answers = questions.ask(loaded, tokenizer, dense, dense_tokenizer, dtype)
+        answers = questions.ask(loaded, tokenizer, dense, dense_tokenizer, run.dtype)
     if json:
         emit(
             {
@@ -136,7 +126,7 @@ def command(
     if not texts:
         return
     settings = evaluation.settings
-    print(f"{model}: windows of {sequence_length} tokens, seed {seed}, {settings['compute']}\n")
+    print(f"{model}: windows of {sequence_length} tokens, seed {run.seed}, {settings['compute']}\n")
     _print_perplexities(evaluation, dense_name)
     for name, values in published.items():
         print_published(name, evaluation.perplexity[name], values)

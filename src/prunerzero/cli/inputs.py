@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunerzero.cli.common import note, prepare_output
-from prunerzero.errors import InputError, PrunerZeroWarning
+from prunerzero.errors import PrunerZeroWarning
 from prunerzero.models.names import converted_directory, gguf_file
-from prunerzero.models.selection import Selection
 
 if TYPE_CHECKING:
     from prunerzero.pruning.pattern import Pattern
@@ -30,11 +29,6 @@ EvaluationWindows = Annotated[
         help="Windows drawn from a named text; wikitext2, ptb, c4 and files are read whole.",
     ),
 ]
-
-
-def selected(blocks: str, include: list[str], exclude: list[str], min_coverage: float) -> Selection:
-    """What ``--blocks``, ``--include``, ``--exclude`` and ``--min-coverage`` ask for."""
-    return Selection(blocks, tuple(include), tuple(exclude), min_coverage)
 
 
 def check_calibration(source: str) -> None:
@@ -127,28 +121,6 @@ def prepare_pruning(model: str, output: str, stream: bool | None) -> tuple[Path,
 def shown_group(recipe: Recipe, pattern: Pattern) -> str:
     """The comparison group for tables; N:M patterns rank the weights of each M alone."""
     return "-" if pattern.is_nm else recipe.group
-
-
-def one_recipe(
-    metric: str | None, recipe: str | None, group: str | None, update: str | None = None
-) -> Recipe:
-    """The recipe behind ``--metric`` or ``--recipe``.
-
-    Raises:
-        InputError: Both are given or neither, or the one given is wrong.
-    """
-    from prunerzero.recipe import Recipe
-
-    if metric is not None and recipe is None:
-        chosen = Recipe.from_text(metric, group)
-    elif recipe is not None and metric is None:
-        chosen = Recipe.load(recipe)
-        chosen = chosen.with_group(group) if group else chosen
-    else:
-        raise InputError(
-            "give either --metric (a name, an expression or a JSON file) or --recipe FILE"
-        )
-    return chosen.with_update(update) if update else chosen
 
 
 def described(calibration: dict[str, Any] | None) -> str:

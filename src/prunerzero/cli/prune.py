@@ -8,53 +8,61 @@ import typer
 
 from prunerzero.cli import inputs
 from prunerzero.cli.common import (
-    AllowPickle,
-    Blocks,
     Calibration,
-    Device,
-    Dtype,
-    Exclude,
     Group,
-    Include,
     Json,
-    MinCoverage,
     Progress,
-    Samples,
-    Seed,
-    SequenceLength,
     Sequential,
     Update,
     emit,
     note,
     print_table,
 )
+from prunerzero.cli.options import (
+    AllocationBudget,
+    RunOptions,
+    SelectionOptions,
+    WindowOptions,
+    with_options,
+)
+from prunerzero.cli.preparing import AUTO, Preparation
 from prunerzero.files import require_space
-from prunerzero.models.selection import MIN_COVERAGE
 
 
+@with_options
 def command(
+    *,
     model: inputs.Model,
     pattern: Annotated[str, typer.Option("--pattern", help="50%, 0.5, 2:4, ...")],
     output: Annotated[str, typer.Option("--output", help="Directory to make for the checkpoint.")],
     metric: Annotated[
-        str | None, typer.Option("--metric", help="Zoo name, expression, or JSON file.")
+        str | None,
+        typer.Option(
+            "--metric", help="Zoo name, expression, or JSON file; auto: the zoo's best here."
+        ),
     ] = None,
     recipe: Annotated[
         str | None, typer.Option("--recipe", metavar="FILE", help="Recipe, as a search saves it.")
     ] = None,
+    budget: Annotated[
+        str,
+        typer.Option("--budget", metavar="TIME", help="To choose in, with --metric auto: 90s, 2h."),
+    ] = "10m",
     calibration: Calibration = "wikipedia",
-    samples: Samples = 16,
-    sequence_length: SequenceLength = 512,
+    amount: WindowOptions,
     group: Group = None,
     update: Update = None,
+    allocation: Annotated[
+        str | None,
+        typer.Option(
+            "--allocation",
+            help="uniform, owl, evolved, or a recipe whose is taken; default: the recipe's own.",
+        ),
+    ] = None,
+    allocation_budget: AllocationBudget = "2m",
     sequential: Sequential = True,
-    seed: Seed = 0,
-    device: Device = None,
-    dtype: Dtype = None,
-    blocks: Blocks = "",
-    include: Include = [],  # noqa: B006  typer copies it
-    exclude: Exclude = [],  # noqa: B006
-    min_coverage: MinCoverage = MIN_COVERAGE,
+    run: RunOptions,
+    selected: SelectionOptions,
     stream: Annotated[
         bool | None,
         typer.Option(
@@ -63,42 +71,46 @@ def command(
             show_default=False,
         ),
     ] = None,
-    allow_pickle: AllowPickle = False,
     json: Json = False,
 ) -> None:
     """Prune a model and save it as a Hugging Face checkpoint."""
     from prunerzero.models.names import check_model_name
     from prunerzero.pruning.pattern import Pattern
 
-    chosen = inputs.one_recipe(metric, recipe, group, update)
     wanted = Pattern.parse(pattern)
+    preparation = Preparation.of(
+        metric, recipe, group, update, allocation, allocation_budget, budget, wanted
+    )
     check_model_name(model)
     inputs.check_calibration(calibration)
-    source = inputs.loadable(model, allow_pickle)
+    source = run.source(model)
     directory, streamed = inputs.prepare_pruning(source, output, stream)
 
     with Progress() as progress:
         options: dict[str, Any] = {
             "calibration": calibration,
-            "samples": samples,
-            "sequence_length": sequence_length,
+            "samples": amount.samples,
+            "sequence_length": amount.sequence_length,
             "sequential": sequential,
-            "seed": seed,
-            "dtype": dtype,
-            "selection": inputs.selected(blocks, include, exclude, min_coverage),
+            "seed": run.seed,
+            "dtype": run.dtype,
+            "selection": selected.selection(),
             "report": progress,
         }
         if streamed:
+            chosen = preparation.streamed()
             inputs.announce(source)
             from prunerzero.streaming import prune_streamed
 
-            result = prune_streamed(source, directory, chosen, wanted, device=device, **options)
+            result = prune_streamed(source, directory, chosen, wanted, device=run.device, **options)
         else:
-            loaded, tokenizer = inputs.load_quietly(source, device, dtype)
+            loaded, tokenizer = inputs.load_quietly(source, run.device, run.dtype)
             require_space(directory, sum(p.nbytes for p in loaded.parameters()))
             from prunerzero.pruning.checkpoint import save_checkpoint
             from prunerzero.pruning.pruner import prune
 
+            chosen = preparation.recipe_for(loaded, tokenizer, options)
+            preparation.foretell(loaded, chosen, options)
             result = prune(loaded, tokenizer, chosen, wanted, **options)
             progress("saving", 0, 1)
             save_checkpoint(loaded, tokenizer, result, directory, model)
@@ -106,6 +118,7 @@ def command(
     document = {
         "model": model,
         "expression": chosen.expression,
+        "chosen": preparation.choice,
         "group": inputs.shown_group(chosen, wanted),
         "update": chosen.update,
         "pattern": str(wanted),
@@ -123,13 +136,14 @@ def command(
         return
     rows = [
         ("model", model),
-        ("metric", chosen.expression),
+        ("metric", f"{chosen.name}: {chosen.expression}" if metric == AUTO else chosen.expression),
+        ("allocation", result.settings["recipe"]["allocation"]["name"]),
         ("group", document["group"]),
         ("update", chosen.update),
         ("pattern", wanted),
         ("calibration", inputs.described(result.settings["calibration"])),
         ("statistics", "sequential" if sequential else "one-shot"),
-        ("seed", seed),
+        ("seed", run.seed),
         ("computed in", result.settings["compute"]),
         ("sparsity", f"{result.sparsity:.4%}"),
         ("prunable", f"{result.coverage:.1%} of the blocks' weights"),

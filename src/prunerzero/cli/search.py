@@ -12,25 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from prunerzero.cli import inputs
-from prunerzero.cli.common import (
-    AllowPickle,
-    Blocks,
-    Device,
-    Dtype,
-    Exclude,
-    Include,
-    Json,
-    MinCoverage,
-    Progress,
-    Samples,
-    Seed,
-    SequenceLength,
-    emit,
-    note,
-    print_table,
-)
+from prunerzero.cli.common import Json, Progress, emit, note, print_table
+from prunerzero.cli.options import RunOptions, SelectionOptions, WindowOptions, with_options
 from prunerzero.errors import InputError
-from prunerzero.models.selection import MIN_COVERAGE
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -43,7 +27,9 @@ if TYPE_CHECKING:
 PLAIN_INTERVAL = 15.0  # seconds between two plain lines without news
 
 
+@with_options
 def command(
+    *,
     model: inputs.Model,
     pattern: Annotated[
         list[str], typer.Option("--pattern", help="50%, 2:4, ...; repeatable: all at once.")
@@ -94,15 +80,9 @@ def command(
             help="Text, name or file, cut into four splits; repeatable: all at once.",
         ),
     ] = ["wikipedia"],  # noqa: B006  typer copies it
-    samples: Samples = 16,
-    sequence_length: SequenceLength = 512,
-    seed: Seed = 0,
-    device: Device = None,
-    dtype: Dtype = None,
-    blocks: Blocks = "",
-    include: Include = [],  # noqa: B006
-    exclude: Exclude = [],  # noqa: B006
-    min_coverage: MinCoverage = MIN_COVERAGE,
+    amount: WindowOptions,
+    run: RunOptions,
+    selected: SelectionOptions,
     stream: Annotated[
         bool | None,
         typer.Option(
@@ -111,7 +91,6 @@ def command(
             show_default=False,
         ),
     ] = None,
-    allow_pickle: AllowPickle = False,
     json: Json = False,
 ) -> None:
     """Search for a pruning recipe; the same command goes on with an interrupted search."""
@@ -141,7 +120,7 @@ def command(
             raise InputError(f"model '{name}': is pruned already; search on the dense model")
     check_targets(models, patterns, calibration, objective, preset)
     _check_study(study)
-    models = [inputs.loadable(name, allow_pickle) for name in models]
+    models = [run.source(name) for name in models]
     if stream is None and (reason := _reason_to_stream(models, study)):
         note(reason)
         stream = True
@@ -163,12 +142,12 @@ def command(
                 fitness=fitness,
                 guesses=guesses,
                 calibration=calibration,
-                samples=samples,
-                sequence_length=sequence_length,
-                seed=seed,
-                dtype=dtype,
-                device=device,
-                selection=inputs.selected(blocks, include, exclude, min_coverage),
+                samples=amount.samples,
+                sequence_length=amount.sequence_length,
+                seed=run.seed,
+                dtype=run.dtype,
+                device=run.device,
+                selection=selected.selection(),
                 stream=bool(stream),
                 observe=console.observe,
                 report=console.report,
@@ -180,7 +159,7 @@ def command(
     if json:
         emit(result.to_json())
     else:
-        _print(result, models, patterns, samples, sequence_length, calibration, seed)
+        _print(result, models, patterns, amount, calibration, run.seed)
 
 
 def _reason_to_stream(models: Sequence[str], study: Path) -> str | None:
@@ -314,8 +293,7 @@ def _print(
     result: SearchResult,
     models: Sequence[str],
     patterns: Sequence[Pattern],
-    samples: int,
-    sequence_length: int,
+    amount: WindowOptions,
     calibrations: Sequence[str],
     seed: int,
 ) -> None:
@@ -323,8 +301,8 @@ def _print(
 
     print(
         f"\n{', '.join(models)} at {', '.join(map(str, patterns))}, held-out "
-        f"{', '.join(calibrations)}, context {sequence_length}; sequential "
-        f"pruning calibrated on {samples} windows for every method; seed {seed}\n"
+        f"{', '.join(calibrations)}, context {amount.sequence_length}; sequential "
+        f"pruning calibrated on {amount.samples} windows for every method; seed {seed}\n"
     )
     nm = all(pattern.is_nm for pattern in patterns)
     for name, closing in result.closings.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,13 +18,17 @@ from prunerzero.models.compute import Compute
 from prunerzero.models.matrices import is_mixture
 from prunerzero.models.snapshot import DenseWeights
 from prunerzero.progress import Report, silent
+from prunerzero.pruning.memory import recent_peak_bytes, restart_peak
 from prunerzero.pruning.pattern import Pattern
+from prunerzero.pruning.planning import planned
 from prunerzero.pruning.pruner import (
+    check_plan,
     matrix_results,
     overall_sparsity,
     plan_sparsities,
     prune_blocks,
 )
+from prunerzero.pruning.shared import SharedData
 from prunerzero.recipe import Recipe
 
 
@@ -36,11 +40,13 @@ class Outcome:
         loss: loss of every evaluation window.
         sparsity: share of zeros in the prunable matrices.
         pruning_seconds: time of statistics and pruning, without the evaluation.
+        peak_bytes: largest resident memory of the process since the pruning began.
     """
 
     loss: TextLoss
     sparsity: float
     pruning_seconds: float
+    peak_bytes: int = 0
 
 
 class Measures(Protocol):
@@ -95,7 +101,12 @@ class Comparison:
         self.report = report
         self.dense = dense or DenseWeights(matrix for block in blocks for matrix in block.matrices)
         self.mixture = is_mixture(matrix for block in blocks for matrix in block.matrices)
+        self.shared = SharedData(model, blocks, calibration, compute)
         self._pruned: dict[str, dict[str, Tensor]] = {}  # masks, or weights where they are new
+
+    def share(self, recipes: Iterable[Recipe]) -> None:
+        """Gathers once what these recipes take from the dense model."""
+        self.shared.gather(recipes, self.sequential, self.report)
 
     def measure_dense(self, windows: Windows) -> TextLoss:
         """Loss of the dense model."""
@@ -144,9 +155,10 @@ class Comparison:
         Raises:
             InputError: as `prunerzero.prune`.
         """
-        sparsities = plan_sparsities(self.blocks, recipe, pattern)
+        check_plan(self.blocks, recipe, pattern)
         key = recipe.key(pattern)
         matrices = [matrix for block in self.blocks for matrix in block.matrices]
+        restart_peak()
         began = time.perf_counter()
         try:
             if key in self._pruned:
@@ -157,16 +169,18 @@ class Comparison:
                     else:
                         matrix.weight.copy_(kept)
             else:
+                plan = planned(recipe, pattern, self.blocks, self.shared)
                 prune_blocks(
                     self.model,
                     self.blocks,
-                    recipe,
+                    plan,
                     pattern,
-                    sparsities,
+                    plan_sparsities(self.blocks, plan, pattern),
                     self.calibration,
                     self.sequential,
                     self.compute,
                     lambda step, done, total: self.report(f"{name}: {step}", done, total),
+                    shared=self.shared,
                 )
             if remember:
                 self._pruned[key] = {
@@ -180,7 +194,8 @@ class Comparison:
     def outcome(self, name: str, windows: Windows, seconds: float) -> Outcome:
         """Measures the model as it is now: inside `pruned`, the pruned one."""
         loss = self._loss(name, windows)
-        return Outcome(loss, overall_sparsity(matrix_results(self.blocks)), seconds)
+        sparsity = overall_sparsity(matrix_results(self.blocks))
+        return Outcome(loss, sparsity, seconds, recent_peak_bytes())
 
     def _loss(self, name: str, windows: Windows) -> TextLoss:
         return measure_loss(

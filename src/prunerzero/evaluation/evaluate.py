@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -23,7 +22,7 @@ from prunerzero.evaluation.perplexity import (
 from prunerzero.evaluation.protocol import protocol_of
 from prunerzero.models.compute import Compute, compute_for
 from prunerzero.models.loading import context_limit
-from prunerzero.progress import Report, silent
+from prunerzero.progress import Report, advance_of, silent
 from prunerzero.pruning.checkpoint import refuse_seen
 
 
@@ -199,13 +198,9 @@ def _losses(
     model.eval()  # dropout has no place in a measurement
     compute = compute_for(model, dtype)
     return {
-        name: measure_loss(model, cut, compute, partial(_advance, report, prefix + name, len(cut)))
+        name: measure_loss(model, cut, compute, advance_of(report, prefix + name, len(cut)))
         for name, cut in cuts.items()
     }
-
-
-def _advance(report: Report, step: str, total: int, done: int) -> None:
-    report(step, done, total)
 
 
 def evaluation_windows(

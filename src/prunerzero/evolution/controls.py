@@ -53,31 +53,53 @@ class RandomStrategy(Strategy):
         """See `Strategy.tell`; chance learns nothing."""
 
 
+STEP = 0.05  # what a trade moves, as a share of a matrix
+MOST_PAIRS = 3
+
+
+def traded(allocation: CurvesAllocation, random: Random) -> CurvesAllocation:
+    """A child in the manner of EvoPress: pairs of matrices of one kind trade sparsity.
+
+    Args:
+        allocation: the parent, with a value for every block.
+        random: source of chance.
+
+    Returns:
+        The parent with one to three trades, mostly one: of two blocks' matrices of one kind one
+        becomes sparser and the other as much denser, so that the total stays.
+    """
+    curves = {kind: list(knots) for kind, knots in allocation.curves.items()}
+    pairs = min(random.randint(1, MOST_PAIRS) for _ in range(2))
+    for _ in range(pairs):
+        knots = curves[random.choice(list(curves))]
+        sparser, denser = random.sample(range(len(knots)), 2)
+        knots[sparser] = round(knots[sparser] + STEP, 4)
+        knots[denser] = round(knots[denser] - STEP, 4)
+    return CurvesAllocation(curves={kind: tuple(knots) for kind, knots in curves.items()})
+
+
 class EvoPressStrategy(Strategy):
     """Wanda's formula under an evolved allocation, in the manner of EvoPress (arXiv 2410.14649).
 
-    A child moves one to three pairs of matrices of one kind a level apart: one becomes sparser, the
-    other denser, so that the total stays. The selection in several steps is the judge's: few tokens
-    for all children, more and fresh ones for those that may beat the parent.
+    A child is the best allocation so far with one to three trades (`traded`). The selection in
+    several steps is the judge's: few tokens for all children, more and fresh ones for those that
+    may beat the parent.
 
     Args:
         seed: seed of everything random here.
         shapes: the model's prunable matrices.
     """
 
-    STEP = 0.05
-    MOST_PAIRS = 3
-
     def __init__(
         self, seed: int, shapes: Sequence[MatrixShape], families: Mapping[str, str]
     ) -> None:
         self._random = Random(seed)
-        self._blocks = shapes[0].blocks
-        if self._blocks < 2:
+        blocks = shapes[0].blocks
+        if blocks < 2:
             raise InputError("preset 'evopress': a model of one block has no pairs to trade")
-        self._kinds = list(dict.fromkeys(shape.kind for shape in shapes))
+        kinds = dict.fromkeys(shape.kind for shape in shapes)
         wanda = Genome.of(bare(Recipe.named("wanda")), families)
-        flat = CurvesAllocation(curves=dict.fromkeys(self._kinds, (0.0,) * self._blocks))
+        flat = CurvesAllocation(curves=dict.fromkeys(kinds, (0.0,) * blocks))
         self._parent = replace(wanda, allocation=flat)
         self._best: int | None = None
 
@@ -87,14 +109,7 @@ class EvoPressStrategy(Strategy):
             self._asked = self._parent
             return Proposal(bare(Recipe.named("wanda")), "zoo")
         assert isinstance(self._parent.allocation, CurvesAllocation)
-        curves = {kind: list(knots) for kind, knots in self._parent.allocation.curves.items()}
-        pairs = min(self._random.randint(1, self.MOST_PAIRS) for _ in range(2))
-        for _ in range(pairs):
-            kind = self._random.choice(self._kinds)
-            sparser, denser = self._random.sample(range(self._blocks), 2)
-            curves[kind][sparser] = round(curves[kind][sparser] + self.STEP, 4)
-            curves[kind][denser] = round(curves[kind][denser] - self.STEP, 4)
-        allocation = CurvesAllocation(curves={kind: tuple(knots) for kind, knots in curves.items()})
+        allocation = traded(self._parent.allocation, self._random)
         self._asked = replace(self._parent, allocation=allocation)
         return Proposal(self._asked.recipe(), "swap", (self._best,))
 

@@ -151,5 +151,21 @@ for _terminal in (
         "independent of the number of sequences",
         "gradient",
     ),
+    Terminal(
+        "G1",
+        Shape.FULL,
+        Sign.NON_NEGATIVE,
+        "sum over calibration sequences of |100 dLoss/dW|, mean token loss",
+        "grows with the number of sequences",
+        "gradient",
+    ),
+    Terminal(
+        "B",
+        Shape.FULL,
+        Sign.NON_NEGATIVE,
+        "root mean square over sequences of the gradient of the l2 norm of the block's output",
+        "independent of the number of sequences; depends on their length",
+        "gradient",
+    ),
 ):
     TERMINALS[_terminal.name] = _terminal

@@ -77,6 +77,11 @@ class Replay:
                     hidden, calls = _capture(model, blocks, ids, compute)
                 self.hidden.append(hidden)
                 self._calls.append(calls)
+        self._first = list(self.hidden)
+
+    def rewind(self) -> None:
+        """Goes back before the first block."""
+        self.hidden = list(self._first)
 
     @torch.no_grad()
     def run(self, block: Block) -> list[Tensor]:

@@ -34,8 +34,13 @@ class Calls(Protocol):
 
 def run_block(block: Block, hidden: Tensor, call: BlockCall, compute: Compute) -> Tensor:
     """The block's output ``[batch, length, hidden_size]`` for such hidden states."""
+    return run_module(block.module, hidden, call, compute)
+
+
+def run_module(module: nn.Module, hidden: Tensor, call: BlockCall, compute: Compute) -> Tensor:
+    """The same for a block's module."""
     with compute.autocast():
-        output = block.module(hidden, *call.args, **call.kwargs)
+        output = module(hidden, *call.args, **call.kwargs)
     # Blocks return a tensor, a tuple or a list, whatever their annotation says.
     found: Tensor = output[0] if isinstance(output, (tuple, list)) else output
     return found

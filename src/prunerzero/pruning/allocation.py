@@ -113,7 +113,37 @@ class CurvesAllocation(_Allocation):
         return f"{self.name}({listed})" if curves else "uniform"
 
 
-Allocation = Annotated[UniformAllocation | CurvesAllocation, Field(discriminator="name")]
+class OwlAllocation(_Allocation):
+    """OWL's (`prunerzero.pruning.owl`): curves that follow from the model's own statistics.
+
+    Attributes:
+        outlier: A score this many times its block's mean is an outlier.
+        spread: Half the range of the sparsities before they are centred.
+    """
+
+    name: Literal["owl"] = "owl"
+    outlier: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
+    spread: Annotated[float, Field(ge=0, le=1)] = 0.08
+
+    def sparsities(self, _: Sequence[MatrixShape], __: Pattern) -> dict[str, Fraction]:
+        """Has none to give yet.
+
+        Raises:
+            InputError: Always; `prunerzero.pruning.planning.planned` makes curves of it.
+        """
+        raise InputError(
+            f"allocation '{self.name}': follows from the whole dense model's statistics, which "
+            "only pruning in memory has (--no-stream), and no search"
+        )
+
+    def key(self) -> str:
+        """Text that is equal for equivalent allocations."""
+        return f"{self.name}({self.outlier:.4f} {self.spread:.4f})"
+
+
+Allocation = Annotated[
+    UniformAllocation | CurvesAllocation | OwlAllocation, Field(discriminator="name")
+]
 
 
 def spend(

@@ -17,7 +17,7 @@ from prunerzero.models.loading import context_limit
 def calibration_windows(
     model: nn.Module,
     tokenizer: Any,
-    calibration: str | Path | Tensor,
+    calibration: str | Path | Tensor | Windows,
     samples: int,
     sequence_length: int,
     seed: int,
@@ -30,7 +30,8 @@ def calibration_windows(
     Args:
         model: the causal LM, for the longest sequence it can read.
         tokenizer: its tokenizer; may be None for token ids.
-        calibration: token ids ``[windows, length]``, or a source's name or path.
+        calibration: token ids ``[windows, length]``, windows drawn already, or a source's name or
+            path.
         samples: windows to draw from a text source.
         sequence_length: tokens in each.
         seed: which windows are drawn.
@@ -39,11 +40,12 @@ def calibration_windows(
         InputError: if the text is unusable, or a window longer than the model can read.
     """
     limit = context_limit(model)
-    if isinstance(calibration, Tensor):
-        windows = Windows(calibration)
+    if isinstance(calibration, (Tensor, Windows)):
+        windows = Windows(calibration) if isinstance(calibration, Tensor) else calibration
+        windows.require(Split.CALIBRATION)
         check_length(windows.length, limit)
         vocabulary = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
-        if not 0 <= int(calibration.min()) <= int(calibration.max()) < vocabulary:
+        if not 0 <= int(windows.tokens.min()) <= int(windows.tokens.max()) < vocabulary:
             raise InputError(f"calibration: token ids must lie between 0 and {vocabulary - 1}")
         return windows
     if tokenizer is None:

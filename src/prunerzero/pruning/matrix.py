@@ -77,12 +77,27 @@ def matrix_mask(
     Raises:
         UnusableScores: if the scores are not finite.
     """
+    scores = matrix_scores(recipe, matrix, terminals)
+    if pattern.is_nm:
+        return pattern.mask(scores)
+    return Pattern.unstructured(sparsity).mask(scores, group=recipe.group)
+
+
+def matrix_scores(recipe: Recipe, matrix: Matrix, terminals: dict[str, Tensor]) -> Tensor:
+    """The scores ``[out, in]`` that a recipe gives one matrix.
+
+    Args:
+        recipe: the recipe.
+        matrix: the matrix, holding its dense weight.
+        terminals: its data terminals by name.
+
+    Raises:
+        UnusableScores: if the scores are not finite.
+    """
     metric = recipe.metric_for(matrix.kind, matrix.family)
     scores = metric.score(W=matrix.weight, **terminals)
     if not torch.isfinite(scores).all():
         raise UnusableScores(
             f"metric '{metric}': scores of {matrix.name} are not finite, so they rank nothing"
         )
-    if pattern.is_nm:
-        return pattern.mask(scores)
-    return Pattern.unstructured(sparsity).mask(scores, group=recipe.group)
+    return scores

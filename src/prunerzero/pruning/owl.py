@@ -8,19 +8,18 @@ import torch
 
 from prunerzero.errors import InputError
 from prunerzero.models.blocks import Block
-from prunerzero.pruning.allocation import CurvesAllocation
+from prunerzero.pruning.allocation import CurvesAllocation, OwlAllocation
 from prunerzero.pruning.pattern import Pattern
-from prunerzero.statistics.cache import Statistics
+from prunerzero.statistics.cache import DenseStatistics
 
 # The paper's: a score this many times its block's mean is an outlier; densities spread over +-8 %.
-OUTLIER = 5.0
-SPREAD = 0.08
+OUTLIER, SPREAD = OwlAllocation().outlier, OwlAllocation().spread
 
 
 @torch.no_grad()
 def owl_allocation(
     blocks: Sequence[Block],
-    statistics: Statistics,
+    statistics: DenseStatistics,
     pattern: Pattern,
     *,
     outlier: float = OUTLIER,
@@ -49,7 +48,7 @@ def owl_allocation(
     return CurvesAllocation(curves=dict.fromkeys(kinds, knots))
 
 
-def _outlier_share(block: Block, statistics: Statistics, outlier: float) -> float:
+def _outlier_share(block: Block, statistics: DenseStatistics, outlier: float) -> float:
     scores = [
         matrix.weight.float().abs() * statistics.of(matrix, frozenset("A"))["A"]
         for matrix in block.matrices

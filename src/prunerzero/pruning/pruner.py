@@ -12,30 +12,31 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from prunerzero.data.windows import Windows
 from prunerzero.errors import InputError
 from prunerzero.errors import UnusableScores as UnusableScores
 from prunerzero.metric import Metric
 from prunerzero.models.blocks import (
     EVERYTHING,
     Block,
-    Matrix,
     Selection,
     coverage,
     find_blocks,
 )
 from prunerzero.models.compute import Compute, compute_for
-from prunerzero.models.replay import Replay
+from prunerzero.models.matrices import is_mixture
 from prunerzero.progress import Report, silent
 from prunerzero.pruning.calibration import calibration_windows, describe
 from prunerzero.pruning.matrix import prune_matrix
 from prunerzero.pruning.memory import peak_rss_bytes
 from prunerzero.pruning.pattern import Pattern
+from prunerzero.pruning.planning import needs_data, planned, settled
+from prunerzero.pruning.shared import SharedData
 from prunerzero.recipe import Recipe
-from prunerzero.statistics.cache import Statistics, gather_statistics
+from prunerzero.statistics.cache import DenseStatistics as DenseStatistics
+from prunerzero.statistics.cache import Statistics
 from prunerzero.statistics.collectors import FORWARD, Sample, raw_sums, terminals_of
 from prunerzero.statistics.gathering import ActivationSums, RawStatistics
-
-REPLAY_TOKENS = 2048
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def prune(
     recipe: Recipe | Metric,
     pattern: Pattern,
     *,
-    calibration: str | Tensor = "wikipedia",
+    calibration: str | Tensor | Windows = "wikipedia",
     samples: int = 16,
     sequence_length: int = 512,
     sequential: bool = True,
@@ -103,7 +104,8 @@ def prune(
         tokenizer: its tokenizer; None if ``calibration`` holds token ids.
         recipe: a recipe, or a bare metric (ranked per row, uniform allocation).
         pattern: what may be zero.
-        calibration: a text source by name or path, or token ids ``[windows, length]``.
+        calibration: a text source by name or path, token ids ``[windows, length]``, or windows of
+            a calibration split.
         samples: number of calibration windows drawn from a text source.
         sequence_length: tokens in each of them.
         sequential: take each block's activation statistics from the pruned blocks before it;
@@ -126,15 +128,26 @@ def prune(
     model.eval()
     began = time.perf_counter()
     blocks = find_blocks(model, selection)
-    sparsities = plan_sparsities(blocks, recipe, pattern)
+    check_plan(blocks, recipe, pattern)
     compute = compute_for(model, dtype)
-    needed = raw_sums(recipe.terminals)
-    tokens, described = None, None
-    if needed:
+    tokens, described, shared = None, None, None
+    if needs_data(recipe, pattern):
         windows = calibration_windows(model, tokenizer, calibration, samples, sequence_length, seed)
         tokens, described = windows.tokens, describe(windows)
+        shared = SharedData(model, blocks, tokens, compute)
+    recipe = planned(recipe, pattern, blocks, shared)
+    sparsities = plan_sparsities(blocks, recipe, pattern)
     unreached = prune_blocks(
-        model, blocks, recipe, pattern, sparsities, tokens, sequential, compute, report
+        model,
+        blocks,
+        recipe,
+        pattern,
+        sparsities,
+        tokens,
+        sequential,
+        compute,
+        report,
+        shared=shared,
     )
     results = matrix_results(blocks)
     return PruneResult(
@@ -179,30 +192,37 @@ def prune_blocks(
     sequential: bool,
     compute: Compute,
     report: Report = silent,
+    *,
+    shared: SharedData | None = None,
 ) -> tuple[str, ...]:
     """The loop behind `prune`, for callers that have blocks, tokens and sparsities already.
+
+    Args:
+        model: the dense causal LM.
+        blocks: its blocks.
+        recipe: what to prune by.
+        pattern: what may be zero.
+        sparsities: each matrix's share of it, as `plan_sparsities` returns them.
+        tokens: calibration token ids ``[windows, length]``; None where no data are needed.
+        sequential: as for `prune`.
+        compute: device and precision.
+        report: told of the steps.
+        shared: what other recipes have gathered from the same model and tokens.
 
     Returns:
         Names of matrices that no calibration token met.
     """
     once, replayed = sums_by_pass(recipe, sequential)
-    matrices = [matrix for block in blocks for matrix in block.matrices]
-    dense: Statistics | None = None
-    if once:
+    dense, replay = None, None
+    if once or replayed:
         assert tokens is not None
-        dense_terminals = terminals_of(recipe.terminals, once)
-        dense = gather_statistics(
-            model,
-            matrices,
-            tokens,
-            dense_terminals,
-            compute,
-            lambda done: report("statistics", done, len(tokens)),
-        )
-    replay = None
-    if replayed:
-        assert tokens is not None
-        replay = Replay(model, blocks, tokens, replay_batch(tokens), compute)
+        shared = shared or SharedData(model, blocks, tokens, compute)
+        if once:
+            count = len(tokens)
+            terminals = terminals_of(recipe.terminals, once)
+            dense = shared.dense(terminals, lambda done: report("statistics", done, count))
+        if replayed:
+            replay = shared.replay()
     unreached = dict.fromkeys(dense.unreached if dense else ())
     run_loop(blocks, recipe, pattern, sparsities, tokens, dense, replay, unreached, report=report)
     return tuple(unreached)
@@ -216,22 +236,6 @@ def sums_by_pass(recipe: Recipe, sequential: bool) -> tuple[frozenset[str], froz
     needed = raw_sums(recipe.terminals)
     replayed = needed & FORWARD if sequential else frozenset[str]()
     return needed - replayed, replayed
-
-
-def replay_batch(tokens: Tensor) -> int:
-    """Windows in a forward pass of one block."""
-    return max(1, REPLAY_TOKENS // tokens.shape[1])
-
-
-class DenseStatistics(Protocol):
-    """Terminals of the dense model's matrices (`prunerzero.statistics.cache.Statistics`)."""
-
-    @property
-    def unreached(self) -> list[str]:
-        """Names of matrices that no token met."""
-
-    def of(self, matrix: Matrix, terminals: frozenset[str]) -> dict[str, Tensor]:
-        """The data terminals of one matrix."""
 
 
 class Chain(Protocol):
@@ -315,14 +319,31 @@ def plan_sparsities(blocks: list[Block], recipe: Recipe, pattern: Pattern) -> di
             larger than a matrix, or a matrix width that an N:M pattern does not divide.
     """
     if recipe.group == "model" and not pattern.is_nm:
-        raise InputError("group 'model': a block is pruned at a time, so give row or matrix")
+        raise InputError(
+            "group 'model': ranks the whole dense model's weights, which only pruning in memory "
+            "can (--no-stream), and no search; give row or matrix"
+        )
     matrices = [matrix for block in blocks for matrix in block.matrices]
     for metric in recipe.formulas.values():
         metric.check_rankable()
+    if "R" in recipe.terminals and not is_mixture(matrices):
+        raise InputError(
+            f"metric '{recipe.name or recipe.expression}': terminal R is the router's weights, "
+            "and this model has no router"
+        )
     for matrix in matrices:
         recipe.metric_for(matrix.kind, matrix.family)
         pattern.check_width(matrix.shape.columns, matrix.name)
     return recipe.allocation.sparsities([matrix.shape for matrix in matrices], pattern)
+
+
+def check_plan(blocks: list[Block], recipe: Recipe, pattern: Pattern) -> None:
+    """`plan_sparsities` before statistics are there, from which a recipe may take its allocation.
+
+    Raises:
+        InputError: as `plan_sparsities`.
+    """
+    plan_sparsities(blocks, settled(recipe, pattern), pattern)
 
 
 def matrix_results(blocks: list[Block]) -> tuple[MatrixResult, ...]:

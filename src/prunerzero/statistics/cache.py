@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -35,6 +35,17 @@ CHECKSUM = "sha256"  # of the sums, in a cache file's header
 
 # Parts of a configuration that say where a model came from, not what it computes.
 PLACE = frozenset({"_name_or_path", "transformers_version", "architectures", "dtype"})
+
+
+class DenseStatistics(Protocol):
+    """Terminals of the dense model's matrices: `Statistics`, or what is kept on disk."""
+
+    @property
+    def unreached(self) -> list[str]:
+        """Names of matrices that no token met."""
+
+    def of(self, matrix: Matrix, terminals: frozenset[str]) -> dict[str, Tensor]:
+        """The data terminals of one matrix."""
 
 
 class Statistics:
@@ -69,6 +80,8 @@ def gather_statistics(
     terminals: frozenset[str],
     compute: Compute,
     advance: Advance = silent,
+    *,
+    held: RawStatistics | None = None,
 ) -> Statistics:
     """Statistics of the dense model on calibration windows, from the cache where it has them.
 
@@ -79,14 +92,18 @@ def gather_statistics(
         terminals: names of the terminals wanted.
         compute: device and precision.
         advance: called with the number of windows done (not called on a cache hit).
+        held: raw sums that the caller has already, of every matrix.
     """
     wanted = raw_sums(terminals)
     sample = Sample(sequences=tokens.shape[0], tokens=tokens.numel())
     if not wanted:
         return Statistics({matrix.name: {} for matrix in matrices}, sample, matrices)
     parts = [VERSION, model_hash(model), tokens_hash(tokens), str(compute)]
-    paths = {key: _path([*parts, key]) for key in sorted(wanted - {GRAM})}
     found: dict[str, dict[str, Tensor]] = {}
+    for name, sums in (held or {}).items():
+        for key in wanted & sums.keys():
+            found.setdefault(key, {})[name] = sums[key]
+    paths = {key: _path([*parts, key]) for key in sorted(wanted - found.keys() - {GRAM})}
     for key, path in paths.items():
         with suppress(SafetensorError, OSError, KeyError, InputError):
             stored = _load(path)

@@ -2,7 +2,7 @@
 
 A few raw sums serve all data terminals, so `W * A` and `W * sqrt(X)` share one pass: sums over
 tokens of each input feature, its square and its products with the others, the number of these
-tokens, and the sums over sequences of each weight's gradient and its square.
+tokens, and the sums over sequences of each weight's gradient, its absolute value and its square.
 """
 
 from __future__ import annotations
@@ -24,10 +24,14 @@ GRAM = "gram"
 TOKENS = "tokens"
 GRADIENT = "gradient_square_sum"
 SIGNED_GRADIENT = "gradient_sum"
+ABSOLUTE_GRADIENT = "gradient_absolute_sum"
+REGIONAL = "regional_gradient_square_sum"
 
 # The sums that come from forward passes alone, and those that take a backward pass.
 FORWARD = frozenset({ACTIVATION, ROUTED, INPUT, GRAM, TOKENS})
-BACKWARD = frozenset({GRADIENT, SIGNED_GRADIENT})
+BACKWARD = frozenset({GRADIENT, SIGNED_GRADIENT, ABSOLUTE_GRADIENT})
+# Those of a pass inside every block; what `BACKWARD` names comes from the model's loss.
+INSIDE = frozenset({REGIONAL})
 
 Raw = Mapping[str, Tensor]
 
@@ -47,7 +51,7 @@ class Collector:
     Attributes:
         raw: names of the sums: `ACTIVATION`, `ROUTED`, `INPUT` ``[1, in]``, `GRAM` ``[in, in]``,
             `TOKENS` ``[1, 1]`` (an expert's are those routed to it), `GRADIENT`,
-            `SIGNED_GRADIENT` ``[out, in]``.
+            `SIGNED_GRADIENT`, `ABSOLUTE_GRADIENT`, `REGIONAL` ``[out, in]``.
         finish: turns them into the terminal.
     """
 
@@ -88,6 +92,14 @@ COLLECTORS: dict[str, Collector] = {
     # Gmean = mean_s g_s, the gradient of the mean loss: LLM-Pruner is W * abs(Gmean).
     "Gmean": Collector(
         frozenset({SIGNED_GRADIENT}), lambda raw, sample: raw[SIGNED_GRADIENT] / sample.sequences
+    ),
+    # G1 = sum_s |100 g_s|: GBLM's other norm.
+    "G1": Collector(
+        frozenset({ABSOLUTE_GRADIENT}), lambda raw, _: raw[ABSOLUTE_GRADIENT] * GRADIENT_SCALE
+    ),
+    # B = sqrt(mean_s b_s^2), b_s the gradient of the l2 norm of the block's output: Wanda++.
+    "B": Collector(
+        frozenset({REGIONAL}), lambda raw, sample: (raw[REGIONAL] / sample.sequences).sqrt()
     ),
 }
 

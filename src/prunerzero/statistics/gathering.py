@@ -19,13 +19,14 @@ from prunerzero.statistics.collectors import (
     ACTIVATION,
     BACKWARD,
     FORWARD,
-    GRADIENT,
     GRAM,
     INPUT,
+    INSIDE,
     ROUTED,
-    SIGNED_GRADIENT,
     TOKENS,
 )
+from prunerzero.statistics.gradients import GradientSums
+from prunerzero.statistics.regional import gather_regional
 
 RawStatistics = dict[str, dict[str, Tensor]]
 
@@ -180,7 +181,7 @@ def _pooled(reached: list[Tensor], kind: str) -> Tensor | None:
     if not reached:
         return None
     total = sum(reached[1:], start=reached[0])
-    return total / len(reached) if kind in BACKWARD else total
+    return total / len(reached) if kind in BACKWARD | INSIDE else total
 
 
 def gather_raw(
@@ -193,7 +194,8 @@ def gather_raw(
 ) -> RawStatistics:
     """Gathers raw sums from the dense model, in evaluation mode, one window at a time.
 
-    With gradients wanted, activations are read off the forward half of the same pass.
+    With gradients wanted, activations are read off the forward half of the same pass. Regional
+    gradients take a pass of their own.
 
     Args:
         model: the dense causal LM.
@@ -206,10 +208,15 @@ def gather_raw(
     Returns:
         ``{matrix name: {raw sum: tensor}}`` on the model's device.
     """
+    found: RawStatistics = {matrix.name: {} for matrix in matrices}
+    if wanted & INSIDE:
+        found = gather_regional(model, matrices, tokens, compute, advance)
+        wanted = wanted - INSIDE
+        if not wanted:
+            return found
     base: Any = model.base_model
     activations = ActivationSums(matrices, wanted) if wanted & FORWARD else None
     gradients = GradientSums(model, matrices, wanted) if wanted & BACKWARD else None
-    found: RawStatistics = {matrix.name: {} for matrix in matrices}
     try:
         for done, window in enumerate(tokens.to(compute.device).split(1), start=1):
             with torch.set_grad_enabled(gradients is not None), compute.autocast():
@@ -227,59 +234,9 @@ def gather_raw(
         if gradients is not None:
             gradients.close()
     if activations is not None:
-        found = activations.sums()
+        for name, sums in activations.sums().items():
+            found[name] |= sums
     if gradients is not None:
         for matrix in matrices:
             found[matrix.name] |= gradients.of(matrix)
     return found
-
-
-class GradientSums:
-    """Sums gradients or their squares over backward passes; each is freed as it appears.
-
-    While it is attached the matrices alone require gradients, whatever the model's owner had set.
-
-    Args:
-        model: what is run.
-        matrices: the matrices whose gradients are summed.
-        wanted: which sums, of `BACKWARD`.
-    """
-
-    def __init__(
-        self, model: nn.Module, matrices: Iterable[Matrix], wanted: frozenset[str]
-    ) -> None:
-        self._sums: dict[nn.Parameter, dict[str, Tensor]] = {}
-        self._required = {parameter: parameter.requires_grad for parameter in model.parameters()}
-        model.requires_grad_(False)
-        self._handles = []
-        for parameter in dict.fromkeys(matrix.parameter for matrix in matrices):
-            parameter.requires_grad_(True)
-            self._sums[parameter] = {
-                name: torch.zeros_like(parameter, dtype=torch.float32) for name in wanted & BACKWARD
-            }
-            self._handles.append(parameter.register_post_accumulate_grad_hook(self._add))
-
-    @torch.no_grad()
-    def _add(self, parameter: Tensor) -> None:
-        assert isinstance(parameter, nn.Parameter)
-        gradient = parameter.grad
-        assert gradient is not None
-        gradient = gradient.float()
-        sums = self._sums[parameter]
-        if GRADIENT in sums:
-            sums[GRADIENT].addcmul_(gradient, gradient)
-        if SIGNED_GRADIENT in sums:
-            sums[SIGNED_GRADIENT].add_(gradient)
-        parameter.grad = None
-
-    def of(self, matrix: Matrix) -> dict[str, Tensor]:
-        """The sums of one matrix, float32 ``[out, in]``."""
-        sums = self._sums[matrix.parameter]
-        return {name: matrix.oriented(stored).contiguous() for name, stored in sums.items()}
-
-    def close(self) -> None:
-        """Detaches from the model."""
-        for handle in self._handles:
-            handle.remove()
-        for parameter, required in self._required.items():
-            parameter.requires_grad_(required)

@@ -25,10 +25,10 @@ from prunerzero.pruning.pruner import (
     matrix_results,
     overall_sparsity,
     plan_sparsities,
-    replay_batch,
     run_loop,
     sums_by_pass,
 )
+from prunerzero.pruning.shared import replay_batch
 from prunerzero.recipe import Recipe
 from prunerzero.streaming.chain import StreamedReplay
 from prunerzero.streaming.opening import Opened

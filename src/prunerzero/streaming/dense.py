@@ -21,13 +21,17 @@ from prunerzero.models.matrices import Matrix
 from prunerzero.models.running import run_block
 from prunerzero.packing.weightfile import WeightFile
 from prunerzero.progress import Report
-from prunerzero.statistics.collectors import BACKWARD, FORWARD, Sample, finish
-from prunerzero.statistics.gathering import (
-    ActivationSums,
-    GradientSums,
-    RawStatistics,
-    fill_unreached,
+from prunerzero.statistics.collectors import (
+    BACKWARD,
+    FORWARD,
+    GRADIENT,
+    INSIDE,
+    Sample,
+    finish,
 )
+from prunerzero.statistics.gathering import ActivationSums, RawStatistics, fill_unreached
+from prunerzero.statistics.gradients import GradientSums
+from prunerzero.statistics.regional import push_back, regional_of
 from prunerzero.streaming.capture import Calls, Frame
 from prunerzero.streaming.chain import StreamedReplay
 from prunerzero.streaming.journal import Journal
@@ -37,6 +41,7 @@ from prunerzero.streaming.store import WeightStore
 # How the names of this pass's files begin.
 INPUTS, GRADIENTS = "dense", "gradient"
 FORWARD_SUMS, GRADIENT_SUMS = "sums-forward", "sums-gradient"
+REGIONAL_SUMS = "sums-regional"
 
 
 class DensePass:
@@ -78,6 +83,7 @@ class DensePass:
         self._sums = wanted & FORWARD
         self._gradients = wanted & BACKWARD
         self._backward = bool(self._gradients)
+        self._regional = bool(wanted & INSIDE)
         self._compute = compute
         self._journal = journal
         self._report = report
@@ -96,6 +102,7 @@ class DensePass:
         """The raw sums of one matrix, float32."""
         if self._open is None or self._open[0] != matrix.block:
             kinds = [FORWARD_SUMS] * bool(self._sums) + [GRADIENT_SUMS] * self._backward
+            kinds += [REGIONAL_SUMS] * self._regional
             files = [WeightFile.open(self._path(kind, matrix.block)) for kind in kinds]
             self._open = matrix.block, files
         return {
@@ -116,7 +123,7 @@ class DensePass:
         calls = self._frame.capture(self._windows)
         chain = StreamedReplay(self._journal.folder, INPUTS, self._windows, calls, self._compute)
         if not done.get("head"):
-            self._forward(chain)
+            self._forward(chain, calls)
             if self._backward:
                 gradients = self._frame.head_gradients(self._windows, chain.states)
                 self._write_gradients(count, gradients)
@@ -130,11 +137,11 @@ class DensePass:
     def discard(self) -> None:
         """Deletes the sums."""
         self._open = None
-        for kind in (FORWARD_SUMS, GRADIENT_SUMS):
+        for kind in (FORWARD_SUMS, GRADIENT_SUMS, REGIONAL_SUMS):
             for path in self._journal.folder.glob(f"{kind}-*"):
                 path.unlink()
 
-    def _forward(self, chain: StreamedReplay) -> None:
+    def _forward(self, chain: StreamedReplay, calls: list[Calls]) -> None:
         start, count = self._journal.done.get("forward", 0), len(self._blocks)
         if start == count and not self._backward:
             return
@@ -144,6 +151,8 @@ class DensePass:
             chain.begin(self._frame.embedded(self._windows))
         for block in self._blocks[start:]:
             with self._store.loaded(block):
+                if self._regional:
+                    self._save(REGIONAL_SUMS, block, self._inside(block, chain, calls))
                 sums = ActivationSums(block.matrices, self._sums) if self._sums else None
                 try:
                     if self._backward or block.index + 1 < count:
@@ -159,6 +168,16 @@ class DensePass:
             if not self._backward:
                 chain.forget(block.index)
             self._tell(block.index + 1)
+
+    def _inside(self, block: Block, chain: StreamedReplay, calls: list[Calls]) -> RawStatistics:
+        """The block's regional gradients."""
+        sums = GradientSums(block.module, block.matrices, frozenset({GRADIENT}))
+        try:
+            for hidden, call in zip(chain.states, calls, strict=True):
+                push_back(block.module, hidden, call[block.index], self._compute)
+        finally:
+            sums.close()
+        return {matrix.name: regional_of(sums, matrix) for matrix in block.matrices}
 
     def _go_back(self, chain: StreamedReplay, calls: list[Calls]) -> None:
         count = len(self._blocks)

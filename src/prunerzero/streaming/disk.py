@@ -13,7 +13,7 @@ from torch import Tensor
 from prunerzero.files import require_space
 from prunerzero.models.blocks import Block
 from prunerzero.packing.checkpoint import DenseCheckpoint
-from prunerzero.statistics.collectors import BACKWARD, GRAM
+from prunerzero.statistics.collectors import BACKWARD, GRAM, INSIDE
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Demand:
         if once:
             # With gradients, every block's input and those of two gradients; else two inputs.
             work = states * (len(blocks) + 3 if once & BACKWARD else 2)
-        work += sum(m.weight.numel() for m in matrices) * 4 * len(once & BACKWARD)
+        work += sum(m.weight.numel() for m in matrices) * 4 * len(once & (BACKWARD | INSIDE))
         if GRAM in once:
             work += sum(m.shape.columns**2 for m in matrices) * 4
         if replayed:

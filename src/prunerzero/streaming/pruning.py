@@ -32,11 +32,11 @@ from prunerzero.pruning.pruner import (
     matrix_results,
     overall_sparsity,
     plan_sparsities,
-    replay_batch,
     run_loop,
     run_settings,
     sums_by_pass,
 )
+from prunerzero.pruning.shared import replay_batch
 from prunerzero.recipe import Recipe
 from prunerzero.statistics.collectors import raw_sums
 from prunerzero.streaming.capture import Frame
