@@ -43,6 +43,7 @@ from prunerzero.models import compute_for, find_blocks
 from prunerzero.pruning.owl import owl_allocation
 from prunerzero.statistics.cache import gather_statistics
 from prunerzero.study import Study
+from prunerzero.updates.names import Update
 
 HERE = Path(__file__).parent
 RECORD = HERE / "data" / "bars.json"
@@ -62,6 +63,7 @@ class Run:
         budget: its time.
         like: name of the run whose number of candidates it gets instead of a time.
         owl: Wanda with OWL's allocation is read on held-out text too.
+        update: what happens to the kept weights of every candidate.
         texts: further texts that winner and Wanda are read on.
     """
 
@@ -72,16 +74,19 @@ class Run:
     budget: str = "10m"
     like: str | None = None
     owl: bool = False
+    update: Update = "none"
     texts: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """Unique among the runs; part of file names."""
         parts = [self.pattern.replace("%", "").replace(":", "of"), self.preset, self.genome]
+        parts += [self.update] if self.update != "none" else []
         return "-".join([*parts, self.budget, f"seed{self.seed}"])
 
 
 UNSEEN = ("web", "news")  # C4 passages and news: texts that no search has seen
+UNSEEN_WINDOWS = 14  # as many as the passages' held-out documents give
 
 SEARCH = "5m"  # on one thread; the aims allow ten minutes on two
 
@@ -98,6 +103,12 @@ RUNS = (
     Run("50%", preset="evopress", budget=SEARCH),
     Run("50%", genome="formula", budget=SEARCH),
     Run("50%", preset="random", like="50-default-recipe-5m-seed0"),
+    *(
+        Run(pattern, seed, budget=budget, update="sparsegpt-adaptive")
+        for seed in range(3)
+        for pattern in ("50%", "2:4")
+        for budget in ("2m", "5m")
+    ),
 )
 
 
@@ -138,6 +149,7 @@ def measured(run: Run) -> dict[str, Any]:
         preset=run.preset,
         genome=run.genome,
         seed=run.seed,
+        update=run.update,
         observe=_Observer(),
     )
     document = result.to_json()
@@ -148,6 +160,7 @@ def measured(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "preset": run.preset,
         "genome": run.genome,
+        "update": run.update,
         "whole_seconds": time.perf_counter() - began,
         "date": datetime.now(UTC).date().isoformat(),
         "version": __version__,
@@ -167,10 +180,11 @@ def further(run: Run, result: dict[str, Any]) -> dict[str, Any]:
         documents, tokenizer, Split.CALIBRATION, SAMPLES, LENGTH, run.seed
     ).tokens
     comparison = Comparison(model, blocks, calibration, compute)
+    windows_of = {TEXT: HELDOUT_WINDOWS} | dict.fromkeys(UNSEEN, UNSEEN_WINDOWS)
 
     def loss(recipe: Recipe, text: str) -> TextLoss:
         windows = sample_windows(
-            load_documents(text), tokenizer, Split.HELDOUT, HELDOUT_WINDOWS, LENGTH, 0
+            load_documents(text), tokenizer, Split.HELDOUT, windows_of[text], LENGTH, 0
         )
         return comparison.measure("", recipe, pattern, windows, remember=True).loss
 

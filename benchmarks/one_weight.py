@@ -70,7 +70,7 @@ def walk(
     )
     wanda = Recipe.named("wanda")
     statistics = gather_statistics(
-        model, matrices, calibration.tokens, recipe.terminals | frozenset("WXAF"), compute
+        model, matrices, calibration.tokens, recipe.terminals | frozenset("XAF"), compute
     )
     pattern = Pattern.parse("50%")
     masker = Masker(model, matrices, statistics, pattern)
@@ -88,7 +88,7 @@ def walk(
     differing = (masks["found"] & ~masks["wanda"])[0]
     margin = (places["found"] - places["wanda"]).masked_fill(~differing, -columns)
     column = int(margin.argmax())
-    tensors = statistics.of(matrix, frozenset("WXAF"))
+    tensors = statistics.of(matrix, frozenset("XAF"))
     weight = float(matrix.weight[0, column])
     start = column // 4 * 4
     reference = DenseReference(model, selection.tokens, compute)
@@ -109,7 +109,7 @@ def walk(
         "shape": [matrix.shape.rows, columns],
         "place": [0, column],
         "weight": weight,
-        "magnitude_rank": int(ranks(tensors["W"].abs()[0])[column]),
+        "magnitude_rank": int(ranks(matrix.weight[0].detach().abs())[column]),
         "X": float(tensors["X"].reshape(-1)[column]),
         "A": float(tensors["A"].reshape(-1)[column]),
         "A_median": float(tensors["A"].median()),

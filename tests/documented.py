@@ -71,5 +71,7 @@ def _of(page: Path) -> Iterator[Command]:
         lexer = shlex.shlex(whole, posix=True, punctuation_chars=False)
         lexer.whitespace_split, lexer.commenters = True, ""
         words = list(lexer)
+        while words and re.match(r"[A-Z_]+=", words[0]):  # an environment of its own
+            words.pop(0)
         at = next((i for i, word in enumerate(words) if word.startswith("#")), len(words))
         yield Command(str(page.relative_to(ROOT)), number, tuple(words[:at]), " ".join(words[at:]))

@@ -93,7 +93,7 @@ def make_study(path: Path, count: int, close: bool = False) -> Path:
             study.add_candidate(candidate, measurements)
         study.add_event("session-end", {"seconds": 600.0, "candidates": count})
         if close:
-            best = study.best()
+            best = study.best
             assert best is not None
             assert best.id is not None
             study.add_event("heldout", {"winner": best.id, "windows": "held"})

@@ -119,7 +119,8 @@ def test_widths_of_one(shape):
 @pytest.mark.parametrize("group", ["row", "matrix"])
 @pytest.mark.parametrize("kind", ["ties", "random", "constant", "nan"])
 def test_masks_do_not_depend_on_the_threads(monkeypatch, group, kind):
-    monkeypatch.setattr("prunerzero.pruning.masks.BLOCK", 64)
+    for worth in ("ROWS_WORTH", "GROUPS_WORTH"):
+        monkeypatch.setattr(f"prunerzero.pruning.masks.{worth}", 64)
     generator = torch.Generator().manual_seed(0)
     scores = torch.rand(37, 40, generator=generator)
     if kind == "ties":

@@ -11,7 +11,7 @@ from prunerzero.analysis.inference import Mantel
 from prunerzero.analysis.principles import from_masks, from_proxies, from_transfer
 from prunerzero.cli.app import main
 from prunerzero.errors import InputError
-from prunerzero.report.analysis import draw_figures, mask_heatmap
+from prunerzero.report.analysis import draw_figures, enrichment_bars, mask_heatmap
 from prunerzero.study import Study
 
 SMALL = Options(candidates=5, windows=2, pairs=2, ablations=3)
@@ -75,7 +75,13 @@ def test_everything_at_once(study, searched, tmp_path):
     assert analysis.file == study.with_name("s.analysis.json")
     assert document["result"]["measured"][0]["perplexity"] == pytest.approx(perplexities[0])
     figures = draw_figures(analysis, tmp_path / "figures")
-    assert {path.name for path in figures} >= {"proxies.svg", "masks.svg", "reconstruction.svg"}
+    assert {path.stem for path in figures} >= {
+        "proxies", "masks", "scores", "reconstruction", "sensitivity", "transfer",
+    }  # fmt: skip
+    assert ("enrichment" in {path.stem for path in figures}) == bool(analysis.enrichment)
+    for bar, row in zip(enrichment_bars(analysis), analysis.enrichment, strict=False):
+        assert bar.value == pytest.approx(math.log(row.odds_ratio))
+        assert bar.low < bar.value < bar.high
     assert all(path.read_text().rstrip().endswith("</svg>") for path in figures)
     heatmap = mask_heatmap(analysis)
     assert sorted(heatmap.names) == sorted(analysis.likeness.names)

@@ -39,6 +39,20 @@ def test_only_the_first_of_equal_masks_is_read(tmp_path):
     assert [candidate.id for candidate in content.untuned] == [1]
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pattern": "50%, 2:4"}, r"several patterns \(50%, 2:4\)"),
+        ({"model": "a, b", "model_hash": "0, 1"}, r"several models \(a, b\)"),
+        ({"compute": "cpu, float32, streamed"}, "streamed"),
+    ],
+)
+def test_what_an_analysis_cannot_measure_is_refused(tmp_path, changes, message):
+    Study.create(tmp_path / "s.db", SETTINGS | changes).close()
+    with pytest.raises(InputError, match=message):
+        read_study(tmp_path / "s.db")
+
+
 def test_spread_from_best_to_worst():
     candidates = [
         Distinct(number, "zoo", Recipe.named("wanda"), fitness, ())

@@ -285,3 +285,30 @@ def test_the_console_is_quiet(model, data):
         "wanda 50%: pruning: 3/3",
         f"wanda 50%: {data[3]}: 21/21",
     ]
+
+
+def test_permuted_rows_stand_beside_the_others(model, data, succeed, refuse):
+    run = ("compare", model, "--metrics", "wanda,magnitude", *data, "--permute")
+    document = succeed(*run, "--pattern", "50%", "--pattern", "2:4", "--json")
+    assert [(row["metric"], row["permuted"], row["pattern"]) for row in document["rows"]] == [
+        ("wanda", False, "50%"),
+        ("magnitude", False, "50%"),
+        ("wanda", False, "2:4"),
+        ("wanda", True, "2:4"),
+        ("magnitude", False, "2:4"),
+        ("magnitude", True, "2:4"),
+    ]
+    plain, permuted = (row["perplexity"] for row in document["rows"][2:4])
+    assert plain != permuted
+    # The model is put back: a run without permutations measures the same.
+    alone = succeed("compare", model, "--metrics", "magnitude", "--pattern", "2:4", *data, "--json")
+    assert alone["rows"][0]["perplexity"] == document["rows"][4]["perplexity"]
+    assert "50% ranks whole rows" in refuse(*run, "--pattern", "50%")
+    assert "wanda, permuted" in succeed(*run, "--pattern", "2:4")
+
+
+def test_what_the_model_writes_calibrates_and_is_not_evaluated_on(model, data, succeed, refuse):
+    run = ("compare", model, "--metrics", "wanda", "--pattern", "2:4", "--calibration")
+    document = succeed(*run, "self", *data[2:], "--json")
+    assert document["settings"]["calibration"]["source"] == "self"
+    assert "give another with --text" in refuse(*run, "self")

@@ -214,6 +214,21 @@ def test_too_little_disk_is_found_before_pruning(model, data, tmp_path, refuse, 
         assert not list(tmp_path.glob("out*"))
 
 
+def test_permutes_for_nm_only(model, data, tmp_path, succeed, refuse):
+    run = ("prune", model, "--metric", "wanda", *data, "--permute")
+    document = succeed(*run, "--pattern", "2:4", "--output", tmp_path / "out", "--json")
+    found = document["settings"]["permutation"]["matrices"]
+    assert {name.split(".")[-1] for name in found} == {"o_proj", "down_proj"}
+    assert "--permute" in (tmp_path / "out/README.md").read_text()
+    assert document["sparsity"] == 0.5
+    line = refuse(*run, "--pattern", "50%", "--output", tmp_path / "other")
+    assert "permutation: 50% ranks whole rows" in line
+    line = refuse(*run, "--pattern", "2:4", "--output", tmp_path / "other", "--stream")
+    assert "--no-stream" in line
+    shown = succeed(*run, "--pattern", "2:4", "--output", tmp_path / "shown")
+    assert "inputs reordered  6 matrices" in shown
+
+
 @pytest.fixture
 def splittable(texts):
     """What can be cut into four splits."""

@@ -8,6 +8,7 @@ from prunerzero.data.windows import Windows, encode
 from prunerzero.errors import InputError
 from prunerzero.evaluation.evaluate import evaluate, evaluation_windows
 from prunerzero.evaluation.perplexity import measure_loss
+from prunerzero.models import compute_for
 
 
 @pytest.fixture
@@ -23,7 +24,8 @@ def test_a_file_is_evaluated_whole(tmp_path):
     model, tokenizer = make_model(), make_tokenizer()
     found = evaluate(model, tokenizer, [str(path)], windows=2, sequence_length=32, dtype="float32")
     tokens = encode(tokenizer, path.read_text())
-    expected = measure_loss(model, Windows(tokens[: len(tokens) // 32 * 32].view(-1, 32)))
+    windows = Windows(tokens[: len(tokens) // 32 * 32].view(-1, 32))
+    expected = measure_loss(model, windows, compute_for(model, "float32"))
     assert found.perplexity == {"a text.txt": pytest.approx(expected.perplexity, rel=1e-6)}
     assert found.settings["texts"]["a text.txt"]["windows"] == len(tokens) // 32 > 2
     assert found.to_json()["perplexity"] == found.perplexity

@@ -122,8 +122,8 @@ def test_baselines_have_uniform_allocation_and_wanda_is_shown_under_the_found_on
     for reading in closing.baselines:
         assert reading.recipe.allocation == UniformAllocation()
         assert reading.recipe.group == Recipe.named(reading.name).group
-    assert closing.wanda_reallocated.recipe.allocation == closing.winner.recipe.allocation
-    assert closing.wanda_reallocated.recipe.metric == Recipe.named("wanda").metric
+    assert closing.reallocated.recipe.allocation == closing.winner.recipe.allocation
+    assert closing.reallocated.recipe.metric == Recipe.named("wanda").metric
     document = closing_json(closing)
     assert UNDER_FOUND_ALLOCATION not in document["baselines"]
     assert document["wanda_under_found_allocation"]["heldout_perplexity"] > 1
@@ -132,7 +132,7 @@ def test_baselines_have_uniform_allocation_and_wanda_is_shown_under_the_found_on
 def test_a_uniform_winner_needs_no_other_wanda(study):
     closing = close(study, Comparison({"candidate 1": 1.5}))
     assert closing.winner.id == 1
-    assert closing.wanda_reallocated is None
+    assert closing.reallocated is None
     assert closing_json(closing)["wanda_under_found_allocation"] is None
 
 
@@ -140,15 +140,15 @@ def test_wanda_as_the_winner_is_not_measured_again(study):
     wanda = individual(2, "W * sqrt(X)", -0.2, allocation=ALLOCATION)
     comparison = Comparison()
     closing = close(study, comparison, [wanda])
-    assert closing.wanda_reallocated.loss == closing.best.loss
+    assert closing.reallocated.loss == closing.best.loss
     assert not [name for name, _ in comparison.measured if name.startswith("wanda under")]
 
 
 def test_intervals_are_the_paired_ones(study):
     closing = close(study, Comparison({"candidate 2": 1.5}))
-    names = {"dense", *(recipe.name for recipe in zoo.published()), closing.wanda_reallocated.name}
+    names = {"dense", *(recipe.name for recipe in zoo.published()), closing.reallocated.name}
     assert closing.intervals.keys() == names
-    for reading in (closing.dense, *closing.baselines, closing.wanda_reallocated):
+    for reading in (closing.dense, *closing.baselines, closing.reallocated):
         expected = paired_interval(closing.best.loss.losses, reading.loss.losses)
         assert closing.intervals[reading.name] == expected
     assert closing.intervals["wanda"].significant

@@ -305,7 +305,7 @@ def test_structured_patterns(run, tmp_path, pattern):
     assert all(data["costs"] == {} for data in guidance)
     first = next(row for row in candidates if row.origin == "descent")
     assert isinstance(first.recipe["metric"], dict)
-    assert result.closing.wanda_reallocated is None
+    assert result.closing.reallocated is None
     assert all(row.recipe["allocation"] == {"name": "uniform"} for row in candidates)
 
 

@@ -43,7 +43,7 @@ def test_draws_the_same_file_twice(tmp_path: Path, suffix: str) -> None:
 def test_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["wanda", str(tmp_path / "tree.docx")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-    assert main(["W * B", str(tmp_path / "tree.svg")]) == 2
+    assert main(["W * Q", str(tmp_path / "tree.svg")]) == 2
     assert list(tmp_path.iterdir()) == []
 
 

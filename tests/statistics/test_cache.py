@@ -111,3 +111,22 @@ def test_a_cache_that_cannot_be_written_costs_no_run(passes, own_cache):
     model, tokens = make_model(), make_tokens(3)
     assert_same(gather(model, tokens), gather(model, tokens))
     assert len(passes) == 2
+
+
+def test_gram_matrices_are_kept_and_stay_shared(passes, monkeypatch):
+    model, tokens = make_model(), make_tokens(3)
+    wanted = frozenset({"H", "A"})
+    first = gather(model, tokens, wanted)
+    again = gather(model, tokens, wanted)
+    assert len(passes) == 1
+    assert_same(again, first)
+    grams = [terminals["H"] for terminals in again.values()]
+    assert 1 < len({id(gram) for gram in grams}) < len(grams)
+    assert [id(g) for g in grams].count(id(grams[0])) == [id(t["H"]) for t in first.values()].count(
+        id(next(iter(first.values()))["H"])
+    )
+    # Too large ones are gathered again.
+    monkeypatch.setattr(cache, "GRAM_BYTES", 100)
+    gather(model, make_tokens(4), wanted)
+    gather(model, make_tokens(4), wanted)
+    assert passes[-1] == ["gram"]

@@ -78,7 +78,7 @@ def test_of_two_results_the_first_counts(study, clock):
     study.lease(free, "fast", 60)
     assert study.settle(identifier, evaluated(fitness=0.25), [READING])
     assert not study.settle(identifier, evaluated(fitness=0.75), [READING])
-    assert study.best().fitness == 0.25
+    assert study.best.fitness == 0.25
     assert len(study.measurements()) == 1
     assert study.check() == []
 

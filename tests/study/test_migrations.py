@@ -36,7 +36,7 @@ def test_reading_an_old_study_leaves_the_file_alone(old):
         assert study.check() == []
         assert study.settings == SETTINGS
         assert [row.key.split(" | ")[0] for row in study.candidates()] == ["W", "W * A", "rowsum"]
-        assert study.best().parents == (1,)
+        assert study.best.parents == (1,)
         assert study.duplicates() == {"sqr(W) | 50% | row": 1}
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
             study.add_event("x")

@@ -99,11 +99,11 @@ def test_floats_round_trip_exactly(value):
 
 
 def test_fitness_is_stored_exactly_and_best_is_the_lowest_and_earliest(study):
-    assert study.best() is None
+    assert study.best is None
     for key, fitness in (("a", 0.1 + 0.2), ("b", -1 / 3), ("c", -1 / 3)):
         study.add_candidate(make(key, fitness=fitness), [READING])
     assert [row.fitness for row in study.candidates()] == [0.1 + 0.2, -1 / 3, -1 / 3]
-    assert study.best().key == "b"
+    assert study.best.key == "b"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -305,3 +305,32 @@ def test_check_finds_broken_rules(path, statement, problem):
     except InputError as error:  # What SQLite can see already stops the opening.
         problems = str(error)
     assert problem in problems
+
+
+def test_best_is_the_winner_once_the_search_is_closed(tmp_path):
+    with Study.create(tmp_path / "s.db", {"seed": 0}) as study:
+        with pytest.raises(InputError, match="nothing has been measured yet"):
+            _ = study.best_recipe
+        recipe = {"metric": "W * A", "group": "row"}
+        study.add_event("session-start", {})
+        first = study.add_candidate(make("a", fitness=0.2, recipe=recipe), [])
+        study.add_candidate(make("b", fitness=0.1, recipe=recipe), [])
+        assert study.best.key == "b"
+        study.add_event("heldout", {"winner": first})
+        assert study.best.key == "a"
+        assert study.best_recipe.expression == "W * A"
+        study.add_event("session-start", {})  # it goes on: nothing is won yet
+        assert study.best.key == "b"
+
+
+def test_a_data_frame_and_what_a_notebook_shows(tmp_path):
+    with Study.create(tmp_path / "s.db", {"model": "<m>", "pattern": "50%"}) as study:
+        study.add_candidate(make("a", fitness=0.2), [])
+        study.add_candidate(make("b", status="rejected", reason="flat", fitness=None), [])
+        frame = study.to_frame()
+        assert list(frame.index) == [1, 2]
+        assert list(frame["status"]) == ["evaluated", "rejected"]
+        assert frame.loc[1, "fitness"] == 0.2
+        html = study._repr_html_()
+        assert "&lt;m&gt;" in html
+        assert "rejected" in html

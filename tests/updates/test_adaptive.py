@@ -9,6 +9,7 @@ from prunerzero.pruning.pattern import Pattern
 from prunerzero.pruning.pruner import prune
 from prunerzero.recipe import Recipe
 from prunerzero.statistics.hessian import factored
+from prunerzero.updates import adaptive as module
 from prunerzero.updates import sparsegpt
 from prunerzero.updates.adaptive import adaptively_pruned
 
@@ -130,3 +131,26 @@ def test_curved_allocations_may_leave_little_to_do():
     result = prune(model, None, recipe, HALF, calibration=make_tokens(8), dtype="float32")
     assert result.sparsity == pytest.approx(0.5, abs=1 / 32)
     assert {round(m.sparsity, 2) for m in result.matrices} != {0.5}
+
+
+@pytest.mark.parametrize("text", ["W**2 / Hfree", "W ** 0.5 * colmean(W) ** -0.3"])
+@pytest.mark.parametrize("pattern", ["2:4", "1:4", "5:8", "3:48"])
+def test_fixed_factors_choose_what_the_scores_do(monkeypatch, text, pattern):
+    weight, gram = make_case()
+    factor, metric = factored(gram), Metric.parse(text)
+
+    def pruned():
+        given = {"Hfree": factor.free[None]}
+        return adaptively_pruned(weight, factor, metric, given, Pattern.parse(pattern), "row",
+                                 block_size=40)  # fmt: skip
+
+    fast = pruned()
+    monkeypatch.setattr(module, "fixed_factors", lambda *_: None)
+    torch.testing.assert_close(fast, pruned())
+
+
+def test_scores_that_overflow_are_refused_under_n_of_m():
+    weight, gram = make_case()
+    with pytest.raises(UnusableScores, match="not finite"):
+        adaptively_pruned(weight, factored(gram), Metric.parse("W * exp(exp(A))"),
+                          {"A": torch.full((1, 96), 9.0)}, NM, "row")  # fmt: skip

@@ -47,7 +47,7 @@ from prunerzero.analysis.records import (
 )
 from prunerzero.analysis.sample import Distinct, StudyContent, read_study, require_random, spread
 from prunerzero.data.sources import load_documents
-from prunerzero.data.splits import Split, documents_of
+from prunerzero.data.splits import Split, hashes_of
 from prunerzero.errors import InputError
 from prunerzero.models.selection import Selection
 from prunerzero.progress import Report, silent
@@ -188,7 +188,9 @@ class _Analyst:
             sequential=options.sequential,
             seed=self.seed,
         )
-        self.seen = _documents_seen(settings.calibration)
+        self.seen = hashes_of(
+            load_documents(settings.calibration), Split.CALIBRATION, Split.SELECTION
+        )
         self.readings = Readings(analysis_path(content.path))
         self.model = self.load(settings.model)
         if self.model.hash != settings.model_hash:
@@ -323,17 +325,6 @@ class _Analyst:
         if evolved is None or chance is None:
             return None
         return RandomComparison(count, evolved.loss.losses, chance.loss.losses)
-
-
-def _documents_seen(text: str) -> frozenset[str]:
-    """Hashes of the documents that gave a search its statistics and its fitness."""
-    documents = load_documents(text)
-    return frozenset(
-        name
-        for split in (Split.CALIBRATION, Split.SELECTION)
-        for document in documents_of(documents, split)
-        for name in document.hashes
-    )
 
 
 def _tupled(value: Any) -> Any:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from prunerzero.errors import InputError
 from prunerzero.evolution.rungs import decisive
-from prunerzero.evolution.settings import SearchSettings
+from prunerzero.evolution.settings import STREAMED, SearchSettings
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.recipe import Recipe
 from prunerzero.study import Candidate, Measurement, Study
@@ -80,6 +80,7 @@ def read_study(path: str | Path) -> StudyContent:
             settings = SearchSettings.model_validate(study.settings)
         except ValidationError:
             raise InputError(f"study {study.path}: holds no settings of a search") from None
+        _require_single(study.path, settings)
         climbs: dict[int | None, list[Measurement]] = {}
         for measurement in study.measurements("fitness"):
             climbs.setdefault(measurement.candidate_id, []).append(measurement)
@@ -94,6 +95,26 @@ def read_study(path: str | Path) -> StudyContent:
                 f"search on until there are at least {FEWEST}"
             )
         return StudyContent(study.path, settings, list(found.values()))
+
+
+def _require_single(path: Path, settings: SearchSettings) -> None:
+    """Checks that a search was for one model under one pattern, in memory.
+
+    Raises:
+        InputError: it was not.
+    """
+    for what, found in (("models", settings.model_hash), ("patterns", settings.pattern)):
+        if "," in found:
+            shown = settings.model if what == "models" else settings.pattern
+            raise InputError(
+                f"study {path}: is of several {what} ({shown}); analyse a search for one, and "
+                "see the others with --transfer-model or --transfer-pattern"
+            )
+    if STREAMED in settings.compute:
+        raise InputError(
+            f"study {path}: its model was streamed from disk, but an analysis measures in memory; "
+            "analyse a search with --no-stream"
+        )
 
 
 def require_random(other: StudyContent, content: StudyContent) -> None:

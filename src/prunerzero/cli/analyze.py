@@ -91,7 +91,7 @@ def command(
     for model in transfer_model:
         check_model_name(model)
     if figures is not None:
-        from prunerzero.report.analysis import require_matplotlib
+        from prunerzero.report.drawing import require_matplotlib
 
         require_matplotlib()
     content = read_study(study)

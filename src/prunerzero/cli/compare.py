@@ -68,6 +68,10 @@ def command(
         ),
     ] = None,
     allocation_budget: AllocationBudget = "2m",
+    permute: Annotated[
+        bool,
+        typer.Option("--permute", help="N:M patterns also with input channels reordered."),
+    ] = False,
     sequential: Sequential = True,
     run: RunOptions,
     seeds: Annotated[
@@ -84,19 +88,28 @@ def command(
 ) -> None:
     """Prune with several metrics and compare perplexities, and zero-shot accuracies."""
     from prunerzero.data.sources import is_named, text_name
+    from prunerzero.data.written import without_self
     from prunerzero.models.names import check_model_name
+    from prunerzero.permutation.pattern import check_permutable
     from prunerzero.pruning.checkpoint import refuse_seen, seen_documents
     from prunerzero.pruning.pattern import Pattern
 
     seed, sequence_length = run.seed, amount.sequence_length
     methods = methods_of(metrics, group, update, allocation, allocation_budget)
     patterns = [Pattern.parse(one) for one in pattern]
+    if permute and not any(one.is_nm for one in patterns):
+        check_permutable(patterns[0])
     check_model_name(model)
     for one in calibration:
         inputs.check_calibration(one)
     if text is None and not is_named(calibration[0]):
         raise InputError(
             f"calibration '{calibration[0]}': is used whole, so give another with --text"
+        )
+    if text is None and without_self(calibration[0]) != calibration[0]:
+        raise InputError(
+            f"calibration '{calibration[0]}': holds what the model itself writes, no text to "
+            "measure it on, so give another with --text"
         )
     text = text or calibration[0]
     seen = seen_documents(model)
@@ -121,13 +134,14 @@ def command(
     found = find_blocks(loaded, selection)
     wanted = applicable(methods, patterns, found, everything=metrics.strip() == ALL)
     compute = compute_for(loaded, run.dtype)
-    draws = {
-        (text_, one): calibration_windows(
-            loaded, tokenizer, text_, amount.samples, sequence_length, one
-        )
-        for text_ in calibration
-        for one in range(seed, seed + seeds)
-    }
+    with Progress() as progress:
+        draws = {
+            (text_, one): calibration_windows(
+                loaded, tokenizer, text_, amount.samples, sequence_length, one, progress
+            )
+            for text_ in calibration
+            for one in range(seed, seed + seeds)
+        }
     seen = seen.union(*(windows.documents for windows in draws.values()))
     measured = evaluation_windows(text, tokenizer, windows, sequence_length, seed, seen)
     answers = zeroshot.Compared(questions, loaded, tokenizer, run.dtype, seen)
@@ -138,10 +152,11 @@ def command(
         published = published_beside(known, text_name(text), sequence_length)
 
     trials = [
-        Trial(each.name, each.recipe, one, text_, draw, each.allocation, each.evolve)
+        Trial(each.name, each.recipe, one, text_, draw, each.allocation, each.evolve, permuted)
         for text_ in calibration
         for one in patterns
         for each in wanted[str(one)]
+        for permuted in ([False, True] if permute and one.is_nm else [False])
         for draw in range(seed, seed + seeds)
     ]
     allocate = None

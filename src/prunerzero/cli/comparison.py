@@ -41,6 +41,7 @@ def comparison_document(
                 "expression": trial.recipe.expression,
                 "group": inputs.shown_group(trial.recipe, trial.pattern),
                 "allocation": trial.allocation,
+                "permuted": trial.permuted,
                 "update": trial.recipe.update,
                 "pattern": str(trial.pattern),
                 "calibration": trial.calibration,
@@ -108,7 +109,7 @@ def table_of(document: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[obje
         change = row.get("change_vs_first")
         shown.append(
             {
-                "metric": "dense" if dense else row["metric"],
+                "metric": "dense" if dense else _method(row),
                 "group": row.get("group", ""),
                 "allocation": row.get("allocation", ""),
                 "update": row.get("update", ""),
@@ -134,6 +135,10 @@ def table_of(document: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[obje
         )
     columns = tuple(name for name in shown[0] if several.get(name, True))
     return columns, [tuple(row[name] for name in columns) for row in shown]
+
+
+def _method(row: dict[str, Any]) -> str:
+    return f"{row['metric']}{', permuted' if row['permuted'] else ''}"
 
 
 def described_effect(effect: dict[str, Any]) -> str:

@@ -99,11 +99,12 @@ def draw(document: dict[str, Any], path: Path) -> None:
     Raises:
         MissingExtraError: without matplotlib.
     """
-    from prunerzero.report.analysis import require_matplotlib
+    from prunerzero.report.drawing import require_matplotlib
 
     require_matplotlib()
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     rows = [row for row in document["rows"] if row["error"] is None]
     patterns = list(dict.fromkeys(row["pattern"] for row in rows))
@@ -116,15 +117,17 @@ def draw(document: dict[str, Any], path: Path) -> None:
         figure.subplots(1, len(patterns), squeeze=False)[0], patterns, strict=True
     ):
         mine = [row for row in rows if row["pattern"] == pattern]
+        labelled = list(zip(_labels(mine), mine, strict=True))
         names: dict[str, list[float]] = {}
-        for row in mine:
-            names.setdefault(_label(row), []).append(row["perplexity"])
+        for label, row in labelled:
+            names.setdefault(label, []).append(row["perplexity"])
         order = sorted(names, key=lambda name: -math.fsum(names[name]) / len(names[name]))
         for number, text in enumerate(texts):
-            part = [row for row in mine if row["calibration"] == text]
             color = f"C{number}"
-            for row in part:
-                height = order.index(_label(row)) + (number - (len(texts) - 1) / 2) * 0.2
+            for label, row in labelled:
+                if row["calibration"] != text:
+                    continue
+                height = order.index(label) + (number - (len(texts) - 1) / 2) * 0.2
                 panel.plot(row["perplexities"], [height] * len(row["perplexities"]), ".",
                            color=color, alpha=0.4, markersize=5)  # fmt: skip
                 filled = color if row["best_or_tied"] else "white"
@@ -135,12 +138,12 @@ def draw(document: dict[str, Any], path: Path) -> None:
         panel.axvline(document["dense"]["perplexity"], color="0.6", linestyle=":")
         panel.set_yticks(range(len(order)), order)
         panel.set_xscale("log")
+        panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         panel.xaxis.set_major_formatter("{x:.0f}")
-        panel.xaxis.set_minor_formatter("{x:.0f}")
-        panel.tick_params(axis="x", which="minor", labelsize=7)
+        panel.xaxis.set_minor_locator(NullLocator())
         panel.set_title(pattern)
         panel.set_xlabel(f"perplexity on {document['settings']['text']}")
-        panel.grid(axis="x", which="both", alpha=0.2)
+        panel.grid(axis="x", alpha=0.2)
         for side in ("top", "right"):
             panel.spines[side].set_visible(False)
     if len(texts) > 1:
@@ -149,9 +152,18 @@ def draw(document: dict[str, Any], path: Path) -> None:
         figure.savefig(temporary, format="svg", metadata={"Date": None})
 
 
-def _label(row: dict[str, Any]) -> str:
-    """A method's name, with what two rows of one metric differ in."""
-    parts = [row["metric"]]
-    parts += [row["update"]] if row["update"] != "none" and row["update"] not in parts else []
-    parts += [row["allocation"]] if row["allocation"] != "uniform" else []
-    return ", ".join(parts)
+def _labels(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Each row's metric, with what other rows of that metric differ from it in."""
+    varied = {
+        (row["metric"], part)
+        for row in rows
+        for part in ("update", "allocation", "group")
+        if len({other[part] for other in rows if other["metric"] == row["metric"]}) > 1
+    }
+    return [
+        ", ".join(
+            [row["metric"]]
+            + [row[p] for p in ("update", "allocation", "group") if (row["metric"], p) in varied]
+        )
+        for row in rows
+    ]

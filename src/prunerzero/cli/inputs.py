@@ -39,8 +39,12 @@ def check_calibration(source: str) -> None:
     """
     from prunerzero.data.sources import is_named, load_documents
     from prunerzero.data.splits import Split, documents_of
+    from prunerzero.data.written import without_self
 
-    documents_of(load_documents(source), Split.CALIBRATION if is_named(source) else None)
+    readable = without_self(source)  # the rest is known once the model is loaded
+    if readable is not None:
+        split = Split.CALIBRATION if is_named(source) else None
+        documents_of(load_documents(readable), split)
 
 
 def load_quietly(name: str, device: str | None, dtype: str | None) -> tuple[Any, Any]:

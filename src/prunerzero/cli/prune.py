@@ -26,6 +26,7 @@ from prunerzero.cli.options import (
     with_options,
 )
 from prunerzero.cli.preparing import AUTO, Preparation
+from prunerzero.errors import InputError
 from prunerzero.files import require_space
 
 
@@ -60,6 +61,10 @@ def command(
         ),
     ] = None,
     allocation_budget: AllocationBudget = "2m",
+    permute: Annotated[
+        bool,
+        typer.Option("--permute", help="For N:M: reorder input channels first, where possible."),
+    ] = False,
     sequential: Sequential = True,
     run: RunOptions,
     selected: SelectionOptions,
@@ -75,9 +80,12 @@ def command(
 ) -> None:
     """Prune a model and save it as a Hugging Face checkpoint."""
     from prunerzero.models.names import check_model_name
+    from prunerzero.permutation.pattern import check_permutable
     from prunerzero.pruning.pattern import Pattern
 
     wanted = Pattern.parse(pattern)
+    if permute:
+        check_permutable(wanted)
     preparation = Preparation.of(
         metric, recipe, group, update, allocation, allocation_budget, budget, wanted
     )
@@ -85,6 +93,11 @@ def command(
     inputs.check_calibration(calibration)
     source = run.source(model)
     directory, streamed = inputs.prepare_pruning(source, output, stream)
+    if streamed and permute:
+        raise InputError(
+            "permutation: a streamed model is never whole in memory, so its channels cannot be "
+            "reordered; give --no-stream, or leave out --permute"
+        )
 
     with Progress() as progress:
         options: dict[str, Any] = {
@@ -111,7 +124,7 @@ def command(
 
             chosen = preparation.recipe_for(loaded, tokenizer, options)
             preparation.foretell(loaded, chosen, options)
-            result = prune(loaded, tokenizer, chosen, wanted, **options)
+            result = prune(loaded, tokenizer, chosen, wanted, permuted=permute, **options)
             progress("saving", 0, 1)
             save_checkpoint(loaded, tokenizer, result, directory, model)
             progress("saving", 1, 1)
@@ -151,6 +164,9 @@ def command(
         ("peak memory", f"{result.peak_rss_bytes / 2**20:.0f} MiB"),
         ("saved in", directory),
     ]
+    if permute:
+        reordered = result.settings["permutation"]["matrices"]
+        rows.insert(5, ("inputs reordered", f"{len(reordered)} matrices"))
     print_table(("", ""), rows)
     if result.unreached:
         note(

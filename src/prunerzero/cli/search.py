@@ -72,6 +72,12 @@ def command(
             "--fitness", help="Divergence from the dense model, or log perplexity on the text."
         ),
     ] = "kl",
+    update: Annotated[
+        str,
+        typer.Option(
+            "--update", help="Of the kept weights, before fitness: sparsegpt, sparsegpt-adaptive."
+        ),
+    ] = "none",
     calibration: Annotated[
         list[str],
         typer.Option(
@@ -101,6 +107,7 @@ def command(
         check_preset,
         check_targets,
     )
+    from prunerzero.evolution.updating import check_update
     from prunerzero.models.names import check_model_name
     from prunerzero.pruning.checkpoint import seen_documents
     from prunerzero.pruning.pattern import Pattern
@@ -114,6 +121,8 @@ def command(
         published = Budget(proposals=PAPER_POPULATION + PAPER_ITERATIONS)
         limits = published if preset == "paper" else Budget.parse("10m")
     check_preset(preset, patterns, genome, bool(guesses), fitness)
+    updated = Recipe.named("wanda").with_update(update).update
+    check_update(updated, preset, stream=bool(stream))
     for name in models:
         check_model_name(name)
         if seen_documents(name):
@@ -121,7 +130,7 @@ def command(
     check_targets(models, patterns, calibration, objective, preset)
     _check_study(study)
     models = [run.source(name) for name in models]
-    if stream is None and (reason := _reason_to_stream(models, study)):
+    if stream is None and update == "none" and (reason := _reason_to_stream(models, study)):
         note(reason)
         stream = True
 
@@ -140,6 +149,7 @@ def command(
                 genome=genome,
                 objective=objective,
                 fitness=fitness,
+                update=updated,
                 guesses=guesses,
                 calibration=calibration,
                 samples=amount.samples,
@@ -249,7 +259,7 @@ def _facts(status: Status) -> list[tuple[str, str]]:
         allocated = not isinstance(status.best.allocation, UniformAllocation)
         facts.append(("best", status.best.expression + (" + allocation" if allocated else "")))
     if status.gain is not None:
-        facts.append(("below Wanda", f"{status.gain:.1%}"))
+        facts.append((f"below {status.start}", f"{status.gain:.1%}"))
     if status.gain_over_published is not None:
         facts.append(("below Pruner-Zero", f"{status.gain_over_published:.1%}"))
     if status.seconds:
@@ -282,7 +292,7 @@ def _allocation(recipe: Recipe) -> list[tuple[str, str]]:
     return [
         (
             f"{kind}",
-            f"sparser by {sum(curve) / len(curve):+.3f} on average over the blocks "
+            f"sparsity {sum(curve) / len(curve):+.3f} on average over the blocks "
             f"({min(curve):+.3f} to {max(curve):+.3f})",
         )
         for kind, curve in allocation.curves.items()
@@ -345,8 +355,9 @@ def _print_table(document: dict[str, Any], best: dict[str, Any], nm: bool) -> No
     baselines = document["baselines"].items()
     for name, entry in sorted(baselines, key=lambda item: -item[1]["heldout_perplexity"]):
         add(name, entry)
-    if document["wanda_under_found_allocation"]:
-        add("wanda, found allocation", document["wanda_under_found_allocation"])
+    for rival in ("wanda", "sparsegpt"):
+        if entry := document.get(f"{rival}_under_found_allocation"):
+            add(f"{rival}, found allocation", entry)
     if document["formula_alone"]:
         add("best single formula", document["formula_alone"])
     add("best found", best)

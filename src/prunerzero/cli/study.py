@@ -38,7 +38,7 @@ def show(study: StudyFile, json: Json = False) -> None:
 
     with Study.open(study) as opened:
         ladder = describe_ladder(opened.candidates(), opened.measurements("fitness"))
-        best = opened.best()
+        best = opened.best
         counts = opened.counts()
         settings = opened.settings
         summary: dict[str, Any] = {

@@ -6,7 +6,7 @@ import difflib
 import os
 from pathlib import Path
 
-from prunerzero.data import bundled, hub, local
+from prunerzero.data import bundled, hub, local, written
 from prunerzero.data.documents import Benchmark, Document, TextSource, deduplicate
 from prunerzero.data.splits import Split, documents_of, split_documents
 from prunerzero.errors import InputError
@@ -41,6 +41,7 @@ for _source in (
     hub.WIKITEXT2,
     hub.PTB,
     hub.C4,
+    written.SELF,
 ):
     register(_source)
 

@@ -9,7 +9,7 @@ from fractions import Fraction
 from prunerzero.data.documents import Document, Split
 from prunerzero.errors import InputError
 
-__all__ = ["SHARES", "Split", "documents_of", "split_documents"]
+__all__ = ["SHARES", "Split", "documents_of", "hashes_of", "split_documents"]
 
 SHARES: dict[Split, Fraction] = {
     Split.CALIBRATION: Fraction(30, 100),
@@ -81,3 +81,17 @@ def documents_of(documents: Sequence[Document], split: Split | None) -> list[Doc
     if not chosen:
         raise InputError(f"text {documents[0].source}: no documents of the {split} split")
     return chosen
+
+
+def hashes_of(documents: Sequence[Document], *splits: Split) -> frozenset[str]:
+    """Returns the hashes of the documents of some splits: what a model that used them has seen.
+
+    Raises:
+        InputError: There are too few documents to split, or none of one of these splits.
+    """
+    return frozenset(
+        name
+        for split in splits
+        for document in documents_of(documents, split)
+        for name in document.hashes
+    )

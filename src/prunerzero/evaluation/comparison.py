@@ -17,6 +17,7 @@ from prunerzero.models.blocks import Block
 from prunerzero.models.compute import Compute
 from prunerzero.models.matrices import is_mixture
 from prunerzero.models.snapshot import DenseWeights
+from prunerzero.permutation.permute import permute
 from prunerzero.progress import Report, silent
 from prunerzero.pruning.memory import recent_peak_bytes, restart_peak
 from prunerzero.pruning.pattern import Pattern
@@ -30,6 +31,7 @@ from prunerzero.pruning.pruner import (
 )
 from prunerzero.pruning.shared import SharedData
 from prunerzero.recipe import Recipe
+from prunerzero.streaming.memory import trim
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,13 @@ class Comparison:
 
     @contextmanager
     def pruned(
-        self, name: str, recipe: Recipe, pattern: Pattern, *, remember: bool = False
+        self,
+        name: str,
+        recipe: Recipe,
+        pattern: Pattern,
+        *,
+        remember: bool = False,
+        permuted: bool = False,
     ) -> Iterator[float]:
         """Prunes the model, for whatever is to be measured on it, and restores it afterwards.
 
@@ -148,6 +156,7 @@ class Comparison:
             recipe: what to prune by.
             pattern: what may be zero.
             remember: as for `measure`.
+            permuted: as for `prunerzero.prune`; such results are not remembered.
 
         Yields:
             How many seconds the pruning took.
@@ -158,10 +167,29 @@ class Comparison:
         check_plan(self.blocks, recipe, pattern)
         key = recipe.key(pattern)
         matrices = [matrix for block in self.blocks for matrix in block.matrices]
+        trim()  # what the recipe before has freed is no part of this one's memory
         restart_peak()
         began = time.perf_counter()
+        permutation, shared = None, self.shared
+        remember = remember and not permuted  # masks are those of the reordered model
+
+        def report(step: str, done: int, total: int) -> None:
+            self.report(f"{name}: {step}", done, total)
+
         try:
-            if key in self._pruned:
+            if permuted:
+                permutation = permute(
+                    self.model,
+                    self.blocks,
+                    recipe,
+                    pattern,
+                    self.calibration,
+                    self.compute,
+                    report,
+                )
+                # What was gathered from the model lies in its own order.
+                shared = SharedData(self.model, self.blocks, self.calibration, self.compute)
+            if key in self._pruned and not permuted:
                 for matrix in matrices:
                     kept = self._pruned[key][matrix.name]
                     if kept.dtype is torch.bool:
@@ -169,7 +197,7 @@ class Comparison:
                     else:
                         matrix.weight.copy_(kept)
             else:
-                plan = planned(recipe, pattern, self.blocks, self.shared)
+                plan = planned(recipe, pattern, self.blocks, shared)
                 prune_blocks(
                     self.model,
                     self.blocks,
@@ -179,8 +207,8 @@ class Comparison:
                     self.calibration,
                     self.sequential,
                     self.compute,
-                    lambda step, done, total: self.report(f"{name}: {step}", done, total),
-                    shared=self.shared,
+                    report,
+                    shared=shared,
                 )
             if remember:
                 self._pruned[key] = {
@@ -189,6 +217,8 @@ class Comparison:
                 }
             yield time.perf_counter() - began
         finally:
+            if permutation is not None:
+                permutation.undo()
             self.dense.restore()
 
     def outcome(self, name: str, windows: Windows, seconds: float) -> Outcome:

@@ -104,7 +104,7 @@ def rows_of(trials: Sequence[Trial], measurements: Sequence[Measurement]) -> lis
     joined: dict[tuple[object, ...], list[tuple[Trial, Measurement]]] = {}
     for trial, measurement in zip(trials, measurements, strict=True):
         recipe = trial.recipe
-        place = (trial.method, recipe.group, recipe.update, trial.allocation)
+        place = (trial.method, recipe.group, recipe.update, trial.allocation, trial.permuted)
         key = (*place, str(trial.pattern), trial.calibration)
         joined.setdefault(key, []).append((trial, measurement))
     return [
@@ -217,6 +217,7 @@ def _name(row: Row) -> str:
     parts = [row.trial.method]
     parts += [row.trial.recipe.update] if row.trial.recipe.update != "none" else []
     parts += [row.trial.allocation] if row.trial.allocation != "uniform" else []
+    parts += ["permuted"] if row.trial.permuted else []
     return ", ".join(parts)
 
 

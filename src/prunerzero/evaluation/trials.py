@@ -40,6 +40,7 @@ class Trial:
         seed: of the draw of its windows.
         allocation: what the user calls the recipe's allocation.
         evolve: seconds to evolve an allocation in; None takes the recipe's.
+        permuted: whether input channels are reordered first (N:M patterns only).
     """
 
     method: str
@@ -49,6 +50,7 @@ class Trial:
     seed: int
     allocation: str = "uniform"
     evolve: float | None = None
+    permuted: bool = False
 
     @property
     def label(self) -> str:
@@ -56,6 +58,7 @@ class Trial:
         parts = [self.method]
         parts += [self.recipe.update] if self.recipe.update != "none" else []
         parts += [self.allocation] if self.allocation != "uniform" else []
+        parts += ["permuted"] if self.permuted else []
         return f"{', '.join(parts)} {self.pattern}"
 
 
@@ -94,8 +97,10 @@ class Laboratory:
             described = trial.recipe.model_dump(
                 mode="json", exclude_defaults=True, exclude=set(DESCRIPTION)
             )
+            if trial.permuted:
+                more["permuted"] = True
             if trial.evolve is not None:
-                more = {"evolve": [trial.evolve, trial.seed]}
+                more["evolve"] = [trial.evolve, trial.seed]
         return key_of(
             model=hash_,
             matrices=[matrix.name for block in self.blocks for matrix in block.matrices],
@@ -225,7 +230,7 @@ def _measured(
         if trial.evolve is not None and laboratory.allocate is not None:
             recipe = laboratory.allocate(comparison, trial, label)
         evolving = time.perf_counter() - began
-        with comparison.pruned(label, recipe, trial.pattern) as seconds:
+        with comparison.pruned(label, recipe, trial.pattern, permuted=trial.permuted) as seconds:
             outcome = comparison.outcome(label, laboratory.windows, seconds + evolving)
             more = ask(label)
     except UnusableScores as error:

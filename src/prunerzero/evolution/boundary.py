@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from prunerzero.pruning.masks import keep_n_of_m
+from prunerzero.pruning import kernels
 
 # Half-width of the band around the boundary of a group, as a share of its weights.
 BAND = 0.05
@@ -43,10 +44,9 @@ def unstructured_slopes(
     # Half the way to either end at most: out in a tail the scores are too far apart.
     half = max(1, min(int(BAND * columns), pruned // 2, (columns - pruned) // 2))
     low, high = max(pruned - half, 0), min(pruned + half, columns - 1)
-    parts = scores.cpu().numpy().copy()
-    parts.partition((low, high), axis=1)
-    ends = torch.from_numpy(parts[:, [low, high]]).to(scores.device)
-    low_end, high_end = ends[:, :1], ends[:, 1:]
+    ends = np.empty((len(scores), 2), np.float32)
+    kernels.order_statistics(scores.cpu().contiguous().numpy(), np.array([low, high]), ends)
+    low_end, high_end = torch.from_numpy(ends).to(scores.device).split(1, dim=1)
     inside = ((scores >= low_end) & (scores < high_end)).to(scores.dtype)
     count = inside.sum(1)
     weighted = benefit * inside
@@ -84,19 +84,16 @@ def nm_slopes(
         The change of the divergence for each unit of each factor's exponent.
     """
     columns = scores.shape[1]
-    kept = keep_n_of_m(scores, n, m).reshape(-1, m)
-    groups = scores.reshape(-1, m)
-    last = groups.masked_fill(~kept, torch.inf).min(1)
-    first = groups.masked_fill(kept, -torch.inf).max(1)
-    size = (last.values.abs() + first.values.abs()) / 2
-    gap = (last.values - first.values) / size.clamp(min=torch.finfo(size.dtype).tiny)
-    stride = max(1, gap.numel() // SAMPLED_GAPS)
-    width = float(gap[::stride].quantile(NEAR))
+    flat_scores, flat = scores.reshape(-1), benefit.reshape(-1)
+    leaving, coming = _boundary_pairs(flat_scores.reshape(-1, m), n)
+    last, first = flat_scores[leaving], flat_scores[coming]
+    size = (last.abs() + first.abs()) / 2
+    gap = (last - first) / size.clamp(min=torch.finfo(size.dtype).tiny)
+    sampled = gap[:: max(1, gap.numel() // SAMPLED_GAPS)]
+    width = float(sampled.kthvalue(max(1, int(NEAR * sampled.numel()))).values)
     near = torch.nonzero((gap < width) & (size > 0))[:, 0]
-    leaving = near * m + last.indices[near]
-    coming = near * m + first.indices[near]
-    flat = benefit.reshape(-1)
-    change = (flat[coming] - flat[leaving]) * torch.sign(groups[near, last.indices[near]])
+    leaving, coming = leaving[near], coming[near]
+    change = (flat[coming] - flat[leaving]) * torch.sign(last[near])
     slopes = []
     for factor in log_factors:
         if factor.shape[0] == 1:
@@ -107,3 +104,12 @@ def nm_slopes(
         # Halved, as a step either way swaps only the half of the pairs that it brings nearer.
         slopes.append(float(change @ difference) / (2 * width) if width > 0 else 0.0)
     return slopes
+
+
+def _boundary_pairs(groups: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Of ``groups`` ``[count, M]``, indices into all scores of the two at each boundary."""
+    array = groups.cpu().contiguous().numpy()
+    leaving, coming = (np.empty(len(array), np.int64) for _ in range(2))
+    kernels.boundary_pairs(array, n, leaving, coming)
+    starts = torch.arange(0, array.size, array.shape[1])
+    return tuple((starts + torch.from_numpy(one)).to(groups.device) for one in (leaving, coming))

@@ -14,6 +14,7 @@ from prunerzero.data.splits import Split
 from prunerzero.data.windows import Windows
 from prunerzero.evaluation.comparison import Measures
 from prunerzero.evaluation.perplexity import Interval, TextLoss, paired_interval
+from prunerzero.evolution import updating
 from prunerzero.evolution.masking import Masker, Maskers, under
 from prunerzero.evolution.objective import combine
 from prunerzero.evolution.population import Individual
@@ -32,10 +33,14 @@ CONSIDERED = 40
 # text (0.004 behind has won, 0.06 and 0.07 lost clearly), and validating it takes as long as a good
 # one.
 WITHIN_REACH = 0.05
+# Single formulas are close together, and at 2:4 their fitness tells little of their order on
+# validation text.
+FORMULAS = 5
+FORMULA_REACH = 0.1
 # Two recipes whose probe masks agree on more of the weights than this are one mask family.
 FAMILY_AGREEMENT = 0.97
 
-UNDER_FOUND_ALLOCATION = "wanda under the found allocation"
+UNDER_FOUND_ALLOCATION = "{} under the found allocation"
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,8 @@ class Closing:
         best: its held-out reading.
         dense: the dense model's.
         baselines: the zoo's readings, uniform allocation.
-        wanda_reallocated: Wanda under the winner's allocation; None if that is uniform.
+        reallocated: Wanda (or another rival of recipes with an update) under the winner's
+            allocation; None if that is uniform.
         finalists: validation readings, best first.
         formula: the best candidate with one formula and uniform allocation; None if there is none.
         formula_alone: its held-out reading.
@@ -68,7 +74,7 @@ class Closing:
     best: Reading
     dense: Reading
     baselines: tuple[Reading, ...]
-    wanda_reallocated: Reading | None
+    reallocated: Reading | None
     finalists: tuple[tuple[Individual, Reading], ...]
     formula: Individual | None
     formula_alone: Reading | None
@@ -127,18 +133,21 @@ class Closer:
         winner = finalists[0][0]
         best = self._read(f"candidate {winner.id}", winner.recipe, winner.id)
         dense = self._read("dense", None)
+        update = winner.recipe.update
         baselines = tuple(
-            self._read(recipe.name, recipe.model_copy(update={"allocation": UniformAllocation()}))
-            for recipe in zoo.published(mixture=self._comparison.mixture)
+            self._read(recipe.name, recipe)
+            for recipe in updating.baselines(update, mixture=self._comparison.mixture)
         )
         reallocated = None
         allocation = under(winner.recipe, self._pattern).allocation
         if allocation.key() != UniformAllocation().key():
-            recipe = Recipe.named("wanda").model_copy(update={"allocation": allocation})
+            rival = updating.rival(update)
+            recipe = rival.model_copy(update={"allocation": allocation})
+            name = UNDER_FOUND_ALLOCATION.format(rival.name)
             if recipe.key(self._pattern) == winner.recipe.key(self._pattern):
-                reallocated = Reading(UNDER_FOUND_ALLOCATION, recipe, best.loss)
+                reallocated = Reading(name, recipe, best.loss)
             else:
-                name = f"{UNDER_FOUND_ALLOCATION} of candidate {winner.id}"
+                name = f"{name} of candidate {winner.id}"
                 reallocated = self._read(name, recipe)
         alone = None
         if formula is not None:
@@ -149,7 +158,7 @@ class Closer:
             best=best,
             dense=dense,
             baselines=baselines,
-            wanda_reallocated=reallocated,
+            reallocated=reallocated,
             finalists=tuple(finalists),
             formula=formula,
             formula_alone=alone,
@@ -216,8 +225,9 @@ def close(
         for one in [*finalists, *(formulas if len(formulas) > 1 else ())]
     }
     origins = [0.0] * len(closers)
-    if objective == "worst":  # as in the fitness, where targets are set off against Wanda
-        origins = [closer.validate("wanda", Recipe.named("wanda")).loss.mean for closer in closers]
+    if objective == "worst":  # as in the fitness, where targets are set off against the first
+        first = updating.start(finalists[0].recipe.update)
+        origins = [closer.validate(first.name, first).loss.mean for closer in closers]
 
     def height(finalist: Individual) -> float:
         losses = [reading.loss.mean for reading in readings[finalist.id]]
@@ -248,7 +258,8 @@ def single_formulas(
         individuals: evaluated candidates.
         key: equal for recipes that prune alike (`Maskers.key`).
     """
-    published = {key(recipe) for recipe in zoo.published(mixture=True)}
+    rivals = updating.baselines(individuals[0].recipe.update, mixture=True) if individuals else ()
+    published = {key(recipe) for recipe in (*zoo.published(mixture=True), *rivals)}
     return [
         individual
         for individual in individuals
@@ -264,6 +275,7 @@ def choose_finalists(
     masker: Masker | Maskers,
     log_ratio: Callable[[float, float], float],
     count: int = FINALISTS,
+    reach: float = WITHIN_REACH,
 ) -> list[Individual]:
     """The best few individuals within reach of the incumbent, from distinct mask families.
 
@@ -276,6 +288,7 @@ def choose_finalists(
         masker: gives their masks on the probe matrices.
         log_ratio: how far the first of two fitnesses is behind the other (`Judge.log_ratio`).
         count: how many to choose.
+        reach: how far behind one may be.
     """
     if not individuals:
         return []
@@ -283,7 +296,7 @@ def choose_finalists(
     ranked = sorted(individuals, key=lambda member: (member.id != incumbent.id, member.fitness))
     chosen: list[tuple[Individual, list[Tensor]]] = []
     for individual in ranked[:CONSIDERED]:
-        if log_ratio(individual.fitness, incumbent.fitness) > WITHIN_REACH:
+        if log_ratio(individual.fitness, incumbent.fitness) > reach:
             break
         masks = masker.probe_masks(individual.recipe)
         if all(mask_agreement(masks, other) < FAMILY_AGREEMENT for _, other in chosen):
@@ -319,12 +332,12 @@ def closing_json(closing: Closing) -> dict[str, Any]:
                 }
         return document
 
+    update = closing.winner.recipe.update
+    reallocated = f"{updating.rival(update).name}_under_found_allocation"
     return {
         "dense": entry(closing.dense),
         "baselines": {reading.name: entry(reading) for reading in closing.baselines},
-        "wanda_under_found_allocation": (
-            entry(closing.wanda_reallocated) if closing.wanda_reallocated else None
-        ),
+        reallocated: entry(closing.reallocated) if closing.reallocated else None,
         "formula_alone": (
             entry(closing.formula_alone) | {"candidate": closing.formula.id}
             if closing.formula_alone and closing.formula

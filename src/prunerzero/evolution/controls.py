@@ -10,7 +10,7 @@ from prunerzero.errors import InputError
 from prunerzero.evolution.genome import Genome
 from prunerzero.evolution.grammar import DEFAULT
 from prunerzero.evolution.population import Individual
-from prunerzero.evolution.strategies import Outcome, Proposal, Strategy, bare
+from prunerzero.evolution.strategies import Outcome, PaperStrategy, Proposal, Strategy, bare
 from prunerzero.pruning.allocation import CurvesAllocation, MatrixShape
 from prunerzero.recipe import Recipe
 
@@ -51,6 +51,17 @@ class RandomStrategy(Strategy):
 
     def tell(self, individual: Individual, outcome: Outcome) -> None:
         """See `Strategy.tell`; chance learns nothing."""
+
+
+class PaperRandomStrategy(PaperStrategy):
+    """Nothing but random trees of the paper's space, to compare `PaperStrategy` with.
+
+    Of one seed both begin with the same trees, as many as the population holds.
+    """
+
+    def ask(self) -> Proposal:
+        """See `Strategy.ask`."""
+        return self.fresh()
 
 
 STEP = 0.05  # what a trade moves, as a share of a matrix

@@ -15,10 +15,13 @@ from prunerzero.evolution.grammar import DEFAULT
 from prunerzero.evolution.guidance import Guide
 from prunerzero.evolution.population import Individual, Population
 from prunerzero.evolution.strategies import Outcome, Proposal, Strategy, bare
+from prunerzero.evolution.updating import SEEDS as UPDATE_SEEDS
+from prunerzero.evolution.updating import start
 from prunerzero.metric import Metric
 from prunerzero.pruning.allocation import MatrixShape
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.recipe import FAMILIES, Group, Recipe
+from prunerzero.updates.names import Update
 
 # Products of powers, and sums that favour F where it is large: what the published metrics have in
 # common. Exponents and coefficients are starting points.
@@ -54,12 +57,14 @@ class DefaultStrategy(Strategy):
         pattern: what may be zero.
         formula_only: the result shall be one formula under uniform allocation.
         mixture: the model is a mixture of experts.
+        update: what happens to the kept weights of every candidate.
     """
 
     POPULATION = 40
     RANDOM_TREES = 4
     STEPS = 4  # of one descent
     CHILDREN = 12  # of one burst
+    UPDATED_CHILDREN = 4  # where each costs an update
     ALONE = 0.25  # share of children that are single formulas
     # A descent that arrives this much above the incumbent (log ratio) has lost its way.
     ASTRAY = 0.03
@@ -75,7 +80,9 @@ class DefaultStrategy(Strategy):
         *,
         formula_only: bool = False,
         mixture: bool = False,
+        update: Update = "none",
     ) -> None:
+        self._update = update
         self._random = Random(seed)
         self._families = families
         self._guide = guide
@@ -127,14 +134,18 @@ class DefaultStrategy(Strategy):
         if astray:
             self._point = None
         if not again:
-            self._children_left = self.CHILDREN
+            dear = self._update != "none"
+            self._children_left = self.UPDATED_CHILDREN if dear else self.CHILDREN
 
     def _start(self, guesses: Sequence[Recipe]) -> list[tuple[Genome, str]]:
-        # Wanda first: fitness is relative to the first candidate.
-        known = [
-            Recipe.named("wanda"),
-            *(r for r in zoo.published(mixture=self._mixture) if r.name != "wanda"),
-        ]
+        # The rival first: fitness is relative to the first candidate.
+        known = [start(self._update)]
+        seeds: Sequence[str] = UPDATE_SEEDS
+        fresh = 0  # an update is dear
+        if self._update == "none":
+            published = zoo.published(mixture=self._mixture)
+            known += [recipe for recipe in published if recipe.name != known[0].name]
+            seeds, fresh = SEEDS, self.RANDOM_TREES
         if self._formula_only:
             guesses = [
                 Recipe(metric=formula, group=guess.group)
@@ -144,12 +155,12 @@ class DefaultStrategy(Strategy):
         return [
             *((self._genome(bare(recipe)), "zoo") for recipe in known),
             *((self._genome(recipe), "guess") for recipe in guesses),
-            *((self._genome(Recipe(metric=Metric.parse(text))), "seed") for text in SEEDS),
-            *((self._fresh(), "random") for _ in range(self.RANDOM_TREES)),
+            *((self._genome(Recipe(metric=Metric.parse(text))), "seed") for text in seeds),
+            *((self._fresh(), "random") for _ in range(fresh)),
         ]
 
     def _genome(self, recipe: Recipe) -> Genome:
-        return Genome.of(recipe, self._families)
+        return replace(Genome.of(recipe, self._families), update=self._update)
 
     def _fresh(self) -> Genome:
         return self._genome(Recipe(metric=DEFAULT.tree(self._random).simplify()))

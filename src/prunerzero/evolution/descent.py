@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from prunerzero.evolution.genome import DECIMALS, FACTORS, Genome
+from prunerzero.evolution.genome import DECIMALS, Genome, factors_of
 from prunerzero.evolution.guidance import Guidance
 from prunerzero.pruning.allocation import Allocation, CurvesAllocation, MatrixShape
 from prunerzero.pruning.pattern import Pattern
@@ -58,8 +58,8 @@ class Descent:
         sizes = np.array([shape.rows * shape.columns for shape in shapes], dtype=float)
         self._share = sizes / sizes.sum()
         self._kernel = smoothing_kernel(shapes, self._share)
-        self._mean = np.zeros((len(self._kinds), len(FACTORS)))
-        self._square = np.zeros_like(self._mean)
+        self._mean: Array | float = 0.0
+        self._square: Array | float = 0.0
         self._costs: Array | None = None
         self._steps = 0
 
@@ -77,7 +77,8 @@ class Descent:
     def _exponents(
         self, genome: Genome, guidance: Guidance, length: float
     ) -> dict[str, dict[str, float]]:
-        slopes = np.array([[guidance.slopes[kind][f] for f in FACTORS] for kind in self._kinds])
+        factors = factors_of(genome.update)
+        slopes = np.array([[guidance.slopes[kind][f] for f in factors] for kind in self._kinds])
         slopes = slopes / guidance.divergence if guidance.divergence > 0 else np.zeros_like(slopes)
         if self.tied:
             slopes = np.broadcast_to(slopes.sum(0), slopes.shape)
@@ -89,7 +90,7 @@ class Descent:
         return {
             kind: {
                 factor: _clipped(genome.powers.get(kind, {}).get(factor, 0.0) - change[i, j])
-                for j, factor in enumerate(FACTORS)
+                for j, factor in enumerate(factors)
             }
             for i, kind in enumerate(self._kinds)
         }

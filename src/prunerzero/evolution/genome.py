@@ -10,12 +10,15 @@ from prunerzero.metric import Metric
 from prunerzero.metric.expression import Call, Constant, Node
 from prunerzero.pruning.allocation import Allocation, UniformAllocation
 from prunerzero.recipe import Group, Recipe
+from prunerzero.updates.names import VALUES, Update
 
 # What a formula may be multiplied by, to a power that depends on the kind of matrix. Factors that
 # are constant in a row are missing, because they change no mask.
 FACTORS: Mapping[str, Metric] = {
     text: Metric.parse(text) for text in ("A", "F", "colmean(W)", "colmean(F)")
 }
+# And where an update follows, by what the update can make up for.
+UPDATE_FACTORS: Mapping[str, Metric] = {**FACTORS, "Hfree": Metric.parse("Hfree")}
 SQUARED = Metric.parse("X").expression
 # Exponents nearer to zero than this are left out of formulas.
 NEGLIGIBLE = 0.005
@@ -36,6 +39,7 @@ class Genome:
         allocation: how sparsity is spread.
         group: which weights are ranked against one another.
         families: the family, ``attention`` or ``mlp``, of every kind of matrix of the model.
+        update: what happens to the kept weights.
     """
 
     metric: Metric | Mapping[str, Metric]
@@ -43,11 +47,12 @@ class Genome:
     allocation: Allocation = field(default_factory=UniformAllocation)
     group: Group = "row"
     families: Mapping[str, str] = field(default_factory=dict)
+    update: Update = "none"
 
     @classmethod
     def of(cls, recipe: Recipe, families: Mapping[str, str]) -> Genome:
         """The genome without corrections that stands for a recipe."""
-        return cls(recipe.metric, {}, recipe.allocation, recipe.group, families)
+        return cls(recipe.metric, {}, recipe.allocation, recipe.group, families, recipe.update)
 
     def recipe(self) -> Recipe:
         """The recipe: one formula where all kinds have the same one."""
@@ -64,7 +69,9 @@ class Genome:
             }
             distinct = set(formulas.values())
             metric = formulas if len(distinct) > 1 else distinct.pop()
-        return Recipe(metric=metric, group=self.group, allocation=self.allocation)
+        return Recipe(
+            metric=metric, group=self.group, allocation=self.allocation, update=self.update
+        )
 
     def formula_for(self, kind: str) -> Metric:
         """The base formula of a kind of matrix."""
@@ -83,6 +90,11 @@ class Genome:
             name: other for name, other in others.items() if self.families.get(name, name) != family
         }
         return replace(self, metric=kept | {family: formula})
+
+
+def factors_of(update: Update) -> Mapping[str, Metric]:
+    """What a formula may be multiplied by where that update follows."""
+    return UPDATE_FACTORS if update in VALUES else FACTORS
 
 
 def times_powers(metric: Metric, powers: Mapping[str, float]) -> Metric:
@@ -108,7 +120,7 @@ def times_powers(metric: Metric, powers: Mapping[str, float]) -> Metric:
         else:
             add(*_base_and_exponent(factor))
     for name, exponent in powers.items():
-        add(FACTORS[name].expression, exponent)
+        add(UPDATE_FACTORS[name].expression, exponent)
     product = [
         base if round(exponent, DECIMALS) == 1 else _power(base, exponent)
         for base, exponent in exponents.items()

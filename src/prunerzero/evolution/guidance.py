@@ -21,14 +21,19 @@ from torch import Tensor
 from prunerzero.evaluation.batches import target_losses
 from prunerzero.evaluation.divergence import DenseBatch, DenseReference, position_kl
 from prunerzero.evolution.boundary import nm_slopes, unstructured_slopes
-from prunerzero.evolution.genome import FACTORS
+from prunerzero.evolution.genome import UPDATE_FACTORS, factors_of
 from prunerzero.evolution.masking import Masker
 from prunerzero.evolution.settings import FitnessKind
+from prunerzero.metric.scoring import ColumnScorer
 from prunerzero.models.blocks import Matrix
 from prunerzero.pruning.allocation import MatrixShape
 from prunerzero.pruning.pruner import UnusableScores
 from prunerzero.recipe import Recipe
+from prunerzero.statistics.hessian import inverse_factor
 from prunerzero.threads import for_each
+from prunerzero.updates.columnwise import BLOCK, as_chosen
+from prunerzero.updates.columnwise import derivatives as updated_derivatives
+from prunerzero.updates.names import VALUES
 
 # Keeps the logarithm of a factor finite where the factor is zero.
 SMALLEST_FACTOR = 1e-20
@@ -79,7 +84,8 @@ def measure_guidance(
     """
     pattern = masker.pattern
     costs = {} if pattern.is_nm else {matrix.name: 0.0 for matrix in masker.matrices}
-    slopes = {matrix.kind: dict.fromkeys(FACTORS, 0.0) for matrix in masker.matrices}
+    factors = factors_of(recipe.update)
+    slopes = {matrix.kind: dict.fromkeys(factors, 0.0) for matrix in masker.matrices}
     try:
         masker.apply(recipe)
     except UnusableScores:
@@ -89,15 +95,15 @@ def measure_guidance(
     found: dict[str, tuple[float, list[float]]] = {}
 
     def derive(matrix: Matrix) -> None:
-        benefit = gradients.pop(matrix.name).mul_(masker.dense.weights[matrix.name])
-        found[matrix.name] = derivatives(masker, recipe, matrix, benefit, sparsities[matrix.name])
+        gradient = gradients.pop(matrix.name)
+        found[matrix.name] = _slopes(masker, recipe, matrix, gradient, sparsities[matrix.name])
 
     for_each(derive, masker.matrices)
     for matrix in masker.matrices:
         cost, exponents = found[matrix.name]
         if not pattern.is_nm:
             costs[matrix.name] = finite_or_zero(cost)
-        for name, slope in zip(FACTORS, exponents, strict=True):
+        for name, slope in zip(factors, exponents, strict=True):
             slopes[matrix.kind][name] += finite_or_zero(slope)
     return Guidance(scale(value, fitness), costs, slopes)
 
@@ -185,7 +191,7 @@ def derivatives(
     """The cost of one more pruned weight (0 for N:M), and a slope for each of `FACTORS`."""
     pattern = masker.pattern
     scores = masker.scores(recipe, matrix)
-    logs = [_log_factor(masker, matrix, name) for name in FACTORS]
+    logs = [_log_factor(masker, matrix, name) for name in factors_of(recipe.update)]
     if pattern.is_nm:
         assert pattern.n is not None
         assert pattern.m is not None
@@ -196,8 +202,47 @@ def derivatives(
     return unstructured_slopes(scores, benefit, int(sparsity * scores.shape[1]), logs)
 
 
+def _slopes(
+    masker: Masker, recipe: Recipe, matrix: Matrix, gradient: Tensor, sparsity: Fraction
+) -> tuple[float, list[float]]:
+    """`derivatives` from the gradient by the matrix as the recipe has pruned it."""
+    if recipe.update not in VALUES:
+        benefit = gradient.mul_(masker.dense.weights[matrix.name])
+        return derivatives(masker, recipe, matrix, benefit, sparsity)
+    statistics = masker.statistics(recipe, matrix)
+    dense = masker.dense.weights[matrix.name]
+    factor = inverse_factor(statistics["H"])
+    mask = matrix.weight != 0
+    values, benefit = updated_derivatives(dense, mask, gradient, factor)
+    if recipe.update != "sparsegpt-adaptive":
+        return derivatives(masker, recipe, matrix, benefit, sparsity)
+    inputs = {name: value for name, value in statistics.items() if name != "H"}
+    scorer = ColumnScorer(masker.metric(recipe, matrix).expression, inputs | {"W": dense.abs()})
+    pattern = masker.pattern
+    seen = as_chosen(values, mask, factor, pattern.m or BLOCK)
+    scores = scorer.columns(slice(0, dense.shape[1]), seen).expand_as(values)
+    logs = [_log_factor(masker, matrix, name) for name in UPDATE_FACTORS]
+    if pattern.n is not None and pattern.m is not None:
+        return 0.0, nm_slopes(scores, benefit, pattern.n, pattern.m, logs)
+    cost, slopes = 0.0, [0.0] * len(logs)
+    for start in range(0, dense.shape[1], BLOCK):
+        block = slice(start, min(start + BLOCK, dense.shape[1]))
+
+        def part(whole: Tensor, block: slice = block) -> Tensor:
+            mine = whole[:, block]
+            return mine if recipe.group == "row" else mine.expand(len(scores), -1).reshape(1, -1)
+
+        share = part(scores)
+        one, others = unstructured_slopes(
+            share, part(benefit), int(sparsity * share.shape[1]), [part(log) for log in logs]
+        )
+        cost += one * (block.stop - start) / dense.shape[1]
+        slopes = [total + slope for total, slope in zip(slopes, others, strict=True)]
+    return cost, slopes
+
+
 def _log_factor(masker: Masker, matrix: Matrix, name: str) -> Tensor:
-    return masker.value(matrix, FACTORS[name]).clamp(min=SMALLEST_FACTOR).log()
+    return masker.value(matrix, UPDATE_FACTORS[name]).clamp(min=SMALLEST_FACTOR).log()
 
 
 def finite_or_zero(value: float) -> float:

@@ -24,10 +24,12 @@ from prunerzero.metric.scoring import Parts, RowScorer
 from prunerzero.models.blocks import Matrix
 from prunerzero.models.snapshot import DenseWeights
 from prunerzero.pruning.allocation import UniformAllocation
+from prunerzero.pruning.matrix import prune_matrix
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.pruning.pruner import DenseStatistics, UnusableScores
 from prunerzero.recipe import Recipe
 from prunerzero.threads import for_each
+from prunerzero.updates.names import STATISTICS
 
 # Matrices whose masks tell two recipes apart before any forward pass.
 PROBES = 6
@@ -160,7 +162,7 @@ class Masker:
         Raises:
             UnusableScores: if they are not finite, or all the same.
         """
-        scores = self.value(matrix, self._metric(recipe, matrix))
+        scores = self.value(matrix, self.metric(recipe, matrix))
         _check(matrix, *torch.aminmax(scores))
         return scores.expand(matrix.shape.rows, matrix.shape.columns)
 
@@ -193,11 +195,21 @@ class Masker:
         """Makes the model dense again, bit for bit."""
         self.dense.restore()
 
+    def statistics(self, recipe: Recipe, matrix: Matrix) -> dict[str, Tensor]:
+        """What the recipe's formula and its update need of a matrix, by name."""
+        wanted = STATISTICS[recipe.update] | self.metric(recipe, matrix).terminals - {"W"}
+        return {name: self._input(matrix, name) for name in wanted}
+
     def _prune(self, recipe: Recipe, matrix: Matrix, sparsity: Fraction) -> None:
+        if recipe.update != "none":
+            matrix.weight.copy_(self.dense.weights[matrix.name])
+            statistics = self.statistics(recipe, matrix)
+            prune_matrix(recipe, matrix, statistics, self.pattern, sparsity)
+            return
         if recipe.group != "row" and not self.pattern.is_nm:
             self.dense.write_masked(matrix, self.mask(recipe, matrix, sparsity))
             return
-        scorer = self._scorer(matrix, self._metric(recipe, matrix))
+        scorer = self._scorer(matrix, self.metric(recipe, matrix))
         lowest, highest = [], []
         for rows in _blocks(matrix):
             scores = scorer.rows(rows)
@@ -214,7 +226,8 @@ class Masker:
             return self.pattern.mask(scores)
         return Pattern.unstructured(sparsity).mask(scores, group=recipe.group)
 
-    def _metric(self, recipe: Recipe, matrix: Matrix) -> Metric:
+    def metric(self, recipe: Recipe, matrix: Matrix) -> Metric:
+        """The recipe's formula for a matrix."""
         return recipe.metric_for(matrix.kind, matrix.family)
 
     def _scorer(self, matrix: Matrix, metric: Metric) -> RowScorer:

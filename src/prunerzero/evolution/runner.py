@@ -10,7 +10,13 @@ from pathlib import Path
 
 from prunerzero.data.splits import Split
 from prunerzero.errors import InputError
-from prunerzero.evolution.closing import choose_finalists, close, single_formulas
+from prunerzero.evolution.closing import (
+    FORMULA_REACH,
+    FORMULAS,
+    choose_finalists,
+    close,
+    single_formulas,
+)
 from prunerzero.evolution.controls import EvoPressStrategy, RandomStrategy
 from prunerzero.evolution.default import DefaultStrategy
 from prunerzero.evolution.judging import IncumbentJudge, Judge, PerplexityJudge, RungPlan
@@ -37,12 +43,14 @@ from prunerzero.evolution.targets import (
     open_models,
 )
 from prunerzero.evolution.texts import Texts
+from prunerzero.evolution.updating import check_update, plan_for, rival, start
 from prunerzero.models.selection import EVERYTHING, Selection
 from prunerzero.progress import Report, silent
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.recipe import Recipe
 from prunerzero.streaming.statistics import StoredStatistics
 from prunerzero.study import Study
+from prunerzero.updates.names import STATISTICS, Update
 
 PAPER_TERMINALS, TERMINALS = frozenset("WGX"), frozenset("WAFXG")
 # Where the first candidate is Wanda, that is all it needs.
@@ -59,7 +67,8 @@ class Status:
         candidates: rows of the study.
         duplicates: proposals avoided because an equivalent had been measured.
         best: the incumbent.
-        gain: its fitness below Wanda's, as a share of Wanda's.
+        start: name of the first candidate.
+        gain: its fitness below the first candidate's, as a share of that.
         gain_over_published: the same against the published Pruner-Zero metric.
         seconds: search time of this invocation.
         budget: what it may take.
@@ -70,6 +79,7 @@ class Status:
     candidates: int
     duplicates: int
     best: Recipe | None
+    start: str
     gain: float | None
     gain_over_published: float | None
     seconds: float
@@ -99,6 +109,7 @@ def search(
     dtype: str | None = None,
     device: str | None = None,
     selection: Selection = EVERYTHING,
+    update: Update = "none",
     stream: bool = False,
     observe: Observer = silent,
     report: Report = silent,
@@ -128,6 +139,7 @@ def search(
         dtype: precision of the passes; None takes bfloat16 where the hardware has it.
         device: where to run; None takes the first GPU, else the CPU.
         selection: which blocks and matrices are pruned.
+        update: what happens to the kept weights of every candidate before its fitness is measured.
         stream: have one block in memory at a time (`docs/streaming.md`).
         observe: called after each candidate.
         report: called with a step's name, the parts done and their number.
@@ -145,11 +157,13 @@ def search(
         budget = Budget.parse(budget)
     check_targets(models, patterns, calibrations, objective, preset)
     check_preset(preset, patterns, genome, bool(guesses), fitness)
+    check_update(update, preset, stream=stream)
     timings: dict[str, float] = {}
     clock = _Clock(timings)
     benches = open_models(models, dtype, device, selection, stream, sequence_length)
-    check_recipes(benches, patterns, [Recipe.named("wanda"), *guesses])
-    plan = benches[0].plan(RungPlan(length=min(RungPlan.length, sequence_length)))
+    check_recipes(benches, patterns, [rival(update), *guesses])
+    usual = RungPlan(length=min(RungPlan.length, sequence_length))
+    plan = plan_for(update, benches[0].plan(usual))
     compute = benches[0].compute
     settings = SearchSettings(
         model=", ".join(models),
@@ -170,6 +184,7 @@ def search(
         selection=asdict(selection),
         objective=objective,
         fitness=fitness,
+        update=update,
     )
     grounds = [
         Ground(name, bench, Texts(source, bench.tokenizer, settings, plan))
@@ -180,6 +195,8 @@ def search(
     with Study.open_or_create(study, settings.to_json()) as store:
         mixture = are_mixtures(benches)
         asked = frozenset("R" if mixture else "").union(*(guess.terminals for guess in guesses))
+        if update != "none":
+            asked |= STATISTICS[update] | rival(update).terminals
         wanted = (PAPER_TERMINALS if preset == "paper" else TERMINALS) | asked
         # Reading all weights twice for an early first row would not be worth it.
         early = preset != "paper" and not stream
@@ -211,6 +228,8 @@ def search(
             None,
             targets.maskers,
             judge.log_ratio,
+            FORMULAS,
+            FORMULA_REACH,
         )
         found = close(store, targets.closers(store), finalists, formulas, objective)
         closings = dict(zip([target.name for target in targets.all], found, strict=True))
@@ -302,6 +321,7 @@ def _players(
             pattern,
             formula_only=settings.genome == "formula",
             mixture=are_mixtures([ground.bench for ground in targets.grounds]),
+            update=settings.update,
         )
     return IncumbentJudge(arenas, settings.objective), strategy
 
@@ -334,6 +354,7 @@ def _status(
     loop: Loop, judge: Judge, budget: Budget, seconds: float, rows: int, recent: int
 ) -> Status:
     best = loop.incumbent
+    first = start(best.recipe.update if best else "none")
 
     def gain(name: str) -> float | None:
         other = loop.uniform.get(Recipe.named(name).expression)
@@ -345,7 +366,8 @@ def _status(
         candidates=rows,
         duplicates=loop.duplicates,
         best=best.recipe if best else None,
-        gain=gain("wanda"),
+        start=first.name,
+        gain=gain(first.name),
         gain_over_published=gain("pruner-zero"),
         seconds=seconds,
         budget=budget,

@@ -13,6 +13,7 @@ from prunerzero.data.sources import load_documents
 from prunerzero.data.splits import Split, split_documents
 from prunerzero.errors import InputError
 from prunerzero.pruning.pattern import Pattern
+from prunerzero.updates.names import Update
 
 Preset = Literal["default", "paper", "random", "evopress"]
 GenomeKind = Literal["recipe", "formula"]
@@ -171,6 +172,7 @@ class SearchSettings(BaseModel):
         selection: what is pruned, as a `Selection`.
         objective: how several targets are combined.
         fitness: what a candidate is compared by.
+        update: what happens to the kept weights before that.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -190,10 +192,11 @@ class SearchSettings(BaseModel):
     selection: dict[str, Any] = {}
     objective: Objective = "mean"
     fitness: FitnessKind = "kl"
+    update: Update = "none"
 
     def to_json(self) -> dict[str, Any]:
         """As a study keeps them; what came later is left out at its default, as in old studies."""
-        later = {"objective", "fitness"}
+        later = {"objective", "fitness", "update"}
         usual = {
             name for name in later if getattr(self, name) == type(self).model_fields[name].default
         }

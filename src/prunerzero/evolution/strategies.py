@@ -9,6 +9,7 @@ same questions again and finds the answers in the study.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from random import Random
@@ -57,40 +58,57 @@ class PaperStrategy(Strategy):
     random sample, subtree crossover, node mutation with probability 0.5, opposing operations
     removed; a child equal to a parent becomes a fresh tree; the worst individual leaves. The size
     of the sample is not published; ours is half the population.
+
+    Args:
+        seed: seed of everything random here.
+        population: its size.
+        simplified: remove opposing operations; without, trees stay as they come.
     """
 
     SAMPLE_SHARE = 0.5
     PARENTS = 10
     MUTATION_PROBABILITY = 0.5
 
-    def __init__(self, seed: int) -> None:
+    def __init__(
+        self, seed: int, population: int = PAPER_POPULATION, *, simplified: bool = True
+    ) -> None:
         self._random = Random(seed)
-        self._population = Population(PAPER_POPULATION)
+        self._population = Population(population)
+        self._simplified = simplified
+
+    @property
+    def members(self) -> Sequence[Individual]:
+        """The population; a proposal equal to a known candidate is in it as that candidate."""
+        return self._population.members
 
     def ask(self) -> Proposal:
         """See `Strategy.ask`."""
-        if len(self._population.members) < PAPER_POPULATION:
-            return self._fresh()
+        if len(self._population.members) < self._population.capacity:
+            return self.fresh()
         pool = self._population.best_of_sample(self._random, self.SAMPLE_SHARE, self.PARENTS)
         first, second = self._random.sample(pool, 2)
         parents = [first_formula(first.recipe), first_formula(second.recipe)]
         child = variation.crossover(parents[0], parents[1], self._random)
         if self._random.random() < self.MUTATION_PROBABILITY:
             child = variation.mutate_node(child, PAPER, self._random)
-        child = child.simplify(mode="paper")
+        child = self._as_kept(child)
         if child in parents or not child.shape.spans_columns:
-            return self._fresh()
+            return self.fresh()
         return Proposal(Recipe(metric=child), "crossover", (first.id, second.id))
 
     def tell(self, individual: Individual, _outcome: Outcome) -> None:
         """See `Strategy.tell`; the published algorithm does not tell duplicates apart."""
         self._population.add(individual)
 
-    def _fresh(self) -> Proposal:
+    def fresh(self) -> Proposal:
+        """A random tree of the paper's space."""
         while True:
-            tree = PAPER.tree(self._random).simplify(mode="paper")
+            tree = self._as_kept(PAPER.tree(self._random))
             if tree.shape.spans_columns:
                 return Proposal(Recipe(metric=tree), "random")
+
+    def _as_kept(self, tree: Metric) -> Metric:
+        return tree.simplify(mode="paper") if self._simplified else tree
 
 
 def bare(recipe: Recipe) -> Recipe:

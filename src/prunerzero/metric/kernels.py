@@ -8,7 +8,7 @@ Only tensor methods are used, so that declaring operators does not import torch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial, reduce
+from functools import reduce
 from operator import mul
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,31 @@ if TYPE_CHECKING:
 FLOAT32_MAX = 3.4028234663852886e38
 SMALLEST_DIVISOR = 1e-12
 LARGEST_ROOTED = 3  # exponents up to here that are multiples of a quarter need no logarithm
+
+
+def square(x: Tensor) -> Tensor:
+    """The square."""
+    return x * x
+
+
+def magnitude(x: Tensor) -> Tensor:
+    """|x|."""
+    return x.abs()
+
+
+def root(x: Tensor) -> Tensor:
+    """sqrt(|x|)."""
+    return x.abs().sqrt_()
+
+
+def tanh(x: Tensor) -> Tensor:
+    """The hyperbolic tangent."""
+    return x.tanh()
+
+
+def itself(x: Tensor) -> Tensor:
+    """The argument itself."""
+    return x
 
 
 def exp(x: Tensor) -> Tensor:
@@ -89,14 +114,14 @@ def power(x: Tensor, exponent: float) -> Tensor:
     Multiples of a quarter are products of square roots, several times faster than logarithms and
     within 3 units in the last place.
     """
-    magnitude = x.abs()
+    base = x.abs()
     quarters = 4.0 * exponent
     if not (0 < exponent <= LARGEST_ROOTED and quarters.is_integer()):
-        return _bounded(magnitude.pow_(exponent), exponent)
+        return _bounded(base.pow_(exponent), exponent)
     whole, part = divmod(int(quarters), 4)
-    factors = [magnitude] * whole
+    factors = [base] * whole
     if part:
-        half = magnitude.sqrt()
+        half = base.sqrt()
         if part >= 2:
             factors.append(half)
         if part % 2:
@@ -126,9 +151,44 @@ def std(x: Tensor, dim: int) -> Tensor:
     return _kept_finite(x, lambda values: values.std(dim=dim, keepdim=True))
 
 
-row_sum, column_sum = partial(total, dim=1), partial(total, dim=0)
-row_mean, column_mean = partial(mean, dim=1), partial(mean, dim=0)
-row_std, column_std = partial(std, dim=1), partial(std, dim=0)
+def row_sum(x: Tensor) -> Tensor:
+    """Sum of each row, as `total`."""
+    return total(x, dim=1)
+
+
+def column_sum(x: Tensor) -> Tensor:
+    """Sum of each column, as `total`."""
+    return total(x, dim=0)
+
+
+def row_mean(x: Tensor) -> Tensor:
+    """Mean of each row, as `mean`."""
+    return mean(x, dim=1)
+
+
+def column_mean(x: Tensor) -> Tensor:
+    """Mean of each column, as `mean`."""
+    return mean(x, dim=0)
+
+
+def row_std(x: Tensor) -> Tensor:
+    """Unbiased standard deviation of each row, as `std`."""
+    return std(x, dim=1)
+
+
+def column_std(x: Tensor) -> Tensor:
+    """Unbiased standard deviation of each column, as `std`."""
+    return std(x, dim=0)
+
+
+def row_max(x: Tensor) -> Tensor:
+    """Maximum of each row."""
+    return x.amax(dim=1, keepdim=True)
+
+
+def column_max(x: Tensor) -> Tensor:
+    """Maximum of each column."""
+    return x.amax(dim=0, keepdim=True)
 
 
 def _kept_finite(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:

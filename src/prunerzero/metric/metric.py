@@ -18,13 +18,23 @@ from prunerzero.metric.types import Shape, Sign
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from prunerzero.metric.torchcode import TorchFunction
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:
     """A pruning metric: a formula that gives each weight of a matrix a score, higher = kept.
 
     Immutable, hashable and picklable; equal when the trees are equal. ``str(metric)`` parses back
-    to an equal metric.
+    to an equal metric. A notebook shows it typeset.
+
+    Example:
+        >>> import torch
+        >>> metric = Metric.parse("W * sqrt(X)")
+        >>> metric.terminals == {"W", "X"}
+        True
+        >>> metric.score(W=torch.tensor([[1.0, -2.0]]), X=torch.tensor([[9.0, 4.0]]))
+        tensor([[3., 4.]])
 
     Attributes:
         expression: The root of the expression tree.
@@ -36,6 +46,14 @@ class Metric:
     def parse(cls, source: str) -> Metric:
         """The metric of a text such as ``"W * sqrt(X)"``.
 
+        Example:
+            >>> print(Metric.parse("abs(W*W)*mms(G)"))
+            abs(W * W) * mms(G)
+            >>> Metric.parse("sqrrt(X)")  # doctest: +ELLIPSIS
+            Traceback (most recent call last):
+            ...
+            prunerzero.errors.InputError: metric, column 1: unknown operator 'sqrrt'; ...?
+
         Raises:
             InputError: One line that names the column and what is wrong there.
         """
@@ -44,6 +62,10 @@ class Metric:
     @classmethod
     def from_tree(cls, source: Mapping[str, Any]) -> Metric:
         """The metric of a JSON tree ``{"data": "mul", "left": {...}, "right": {...}}``.
+
+        Example:
+            >>> print(Metric.from_tree({"data": "sqrt", "left": {"data": "X"}}))
+            sqrt(X)
 
         Raises:
             InputError: One line that names the path and what is wrong there.
@@ -66,6 +88,10 @@ class Metric:
     @classmethod
     def named(cls, name: str) -> Metric:
         """The formula of a recipe of the zoo, such as ``"wanda"``.
+
+        Example:
+            >>> print(Metric.named("wanda"))
+            W * sqrt(X)
 
         Raises:
             InputError: No such recipe, or it has several formulas.
@@ -119,6 +145,10 @@ class Metric:
         Args:
             mode: ``"default"`` keeps the scores within 1e-6 relative; ``"paper"`` removes the
                 paper's pairs whatever happens to the scores.
+
+        Example:
+            >>> print(Metric.parse("sqrt(sqr(W)) * skp(A)").simplify())
+            W * A
         """
         return Metric(simplify(self.expression, mode))
 
@@ -128,6 +158,10 @@ class Metric:
         Args:
             group: The comparison group: ``"row"``, ``"matrix"`` or ``"model"``.
             nm: The pattern is N:M, for which the group does not matter.
+
+        Example:
+            >>> print(Metric.parse("sqrt(A * W) * 2").canonical())
+            A * W
         """
         return Metric(canonical(self.expression, group, nm))
 
@@ -160,3 +194,53 @@ class Metric:
                 f"metric '{self}' gives all weights of a row the same score (its shape is "
                 f"'{self.shape}'), so it cannot rank them"
             )
+
+    def to_torch(self) -> TorchFunction:
+        """A plain torch function of the terminals, equal to `score`.
+
+        Its ``source`` is the text of a Python module that needs torch and nothing else.
+
+        Example:
+            >>> import torch
+            >>> function = Metric.parse("W * A").to_torch()
+            >>> function
+            <score(W, A) = W * A>
+            >>> function(torch.tensor([[1.0, -2.0]]), torch.tensor([3.0, 1.0]))
+            tensor([[3., 2.]])
+        """
+        from prunerzero.metric.torchcode import TorchFunction
+
+        return TorchFunction(self.expression)
+
+    def to_sympy(self) -> Any:
+        """The metric as a sympy expression (`prunerzero.metric.symbolic.to_sympy`).
+
+        Example:
+            >>> Metric.parse("sqrt(sqr(W)) * A ** 0.5").to_sympy()
+            sqrt(A)*W
+
+        Raises:
+            MissingExtraError: Without sympy.
+        """
+        from prunerzero.metric.symbolic import to_sympy
+
+        return to_sympy(self.expression)
+
+    def to_latex(self) -> str:
+        r"""The metric in LaTeX, without dollar signs.
+
+        Example:
+            >>> print(Metric.parse("W * sqrt(X)").to_latex())
+            W \sqrt{X}
+
+        Raises:
+            MissingExtraError: Without sympy.
+        """
+        from prunerzero.metric.symbolic import to_latex
+
+        return to_latex(self.expression)
+
+    def _repr_html_(self) -> str:
+        from prunerzero.notebook import formula
+
+        return formula(self)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from prunerzero.errors import InputError
 from prunerzero.metric import kernels
@@ -93,9 +93,15 @@ OPERATORS: dict[str, Operator] = {}
 def register(operator: Operator) -> Operator:
     """Adds an operator to the language, after trying its function.
 
-    As in gplearn, the function is probed on ones, zeros, negatives and a ramp; it must return a
+    As in gplearn, the function is probed before it is accepted: on ones, zeros, negatives, huge and
+    tiny values of both signs, and a ramp; two arguments on every pair of these. It must return a
     new finite float32 tensor of the declared shape and within the declared bounds, and leave its
     arguments alone.
+
+    Example:
+        >>> register(Operator("bad", 1, lambda x: 1 / x, "1 / x"))
+        Traceback (most recent call last):
+        prunerzero.errors.InputError: operator 'bad': its function is not finite on zeros; ...
 
     Returns:
         The operator.
@@ -103,6 +109,7 @@ def register(operator: Operator) -> Operator:
     Raises:
         InputError: The declaration or the function is unusable; the line says how.
     """
+    from prunerzero.metric.probing import probe
     from prunerzero.metric.terminals import TERMINALS
 
     where = f"operator {operator.name!r}"
@@ -116,50 +123,9 @@ def register(operator: Operator) -> Operator:
         raise InputError(
             f"{where}: infix symbols, exponents and splits are for the built-in operators"
         )
-    _probe(operator, where)
+    probe(operator, where)
     OPERATORS[operator.name] = operator
     return operator
-
-
-def _probe(operator: Operator, where: str) -> None:
-    import torch
-
-    ramp = torch.linspace(-2.0, 3.0, 12).reshape(3, 4)
-    probes = {
-        "ones": (torch.ones(3, 4), Bounds(1.0, 1.0)),
-        "zeros": (torch.zeros(3, 4), Bounds(0.0, 0.0)),
-        "negatives": (-torch.ones(3, 4), Bounds(-1.0, -1.0)),
-        "a ramp": (ramp, Bounds(-2.0, 3.0)),
-    }
-    for name, (probe, bounds) in probes.items():
-        args = [probe.clone() for _ in range(operator.arity)]
-        try:
-            result: Any = operator.kernel(*args)
-        except Exception as error:  # whatever a user's function raises is its fault
-            raise InputError(f"{where}: its function raised on {name}: {error}") from error
-        if not isinstance(result, torch.Tensor):
-            raise InputError(f"{where}: its function returned {type(result).__name__}, no tensor")
-        if not all(torch.equal(arg, probe) for arg in args):
-            raise InputError(f"{where}: its function changes its argument in place")
-        shape = operator.shape(*[Shape.FULL] * operator.arity)
-        expected = (3 if shape.spans_rows else 1, 4 if shape.spans_columns else 1)
-        if tuple(result.shape) != expected or result.dtype != torch.float32:
-            raise InputError(
-                f"{where}: its function returned {result.dtype} {tuple(result.shape)} on {name}, "
-                f"must be torch.float32 {expected}"
-            )
-        if not result.isfinite().all():
-            raise InputError(f"{where}: its function is not finite on {name}; protect it")
-        declared = operator.bounds(*[bounds] * operator.arity)
-        if not declared.contains(hull(result.flatten().tolist())):
-            raise InputError(f"{where}: its function leaves its declared bounds on {name}")
-        one_row = [arg[:1] for arg in args]
-        if (
-            operator.row_local
-            and shape.spans_rows
-            and not torch.equal(operator.kernel(*one_row), result[:1])
-        ):
-            raise InputError(f"{where}: declared row-local, yet other rows change one on {name}")
 
 
 # --- Bounds -----------------------------------------------------------------------------------
@@ -281,15 +247,15 @@ _PAPER = (
         bounds=_same_sign, error_growth=1,
         split=Split(kernels.norm, kernels.over_norm),
     ),
-    Operator("sqr", 1, lambda x: x * x, "x * x", bounds=_even(_square), even=True, error_growth=2),
+    Operator("sqr", 1, kernels.square, "x * x", bounds=_even(_square), even=True, error_growth=2),
     Operator(
-        "pow", 1, lambda x: x * x, "x ** 2, the same as sqr", bounds=_even(_square), even=True,
+        "pow", 1, kernels.square, "x ** 2, the same as sqr", bounds=_even(_square), even=True,
         error_growth=2,
     ),
     Operator("neg", 1, lambda x: -x, "-x", symbol="-", bounds=_neg, error_growth=1),
-    Operator("abs", 1, lambda x: x.abs(), "|x|", bounds=_magnitude, even=True, error_growth=1),
+    Operator("abs", 1, kernels.magnitude, "|x|", bounds=_magnitude, even=True, error_growth=1),
     Operator(
-        "sqrt", 1, lambda x: x.abs().sqrt_(), "sqrt(|x|)", bounds=_even(math.sqrt), even=True,
+        "sqrt", 1, kernels.root, "sqrt(|x|)", bounds=_even(math.sqrt), even=True,
         error_growth=1,
     ),
     Operator("log", 1, kernels.log, "log(|x| + 0.001)", bounds=_log, even=True),
@@ -298,11 +264,11 @@ _PAPER = (
         increasing_within=_EXP_INCREASES,
     ),
     Operator(
-        "tanh", 1, lambda x: x.tanh(), "tanh(x)", bounds=_tanh,
+        "tanh", 1, kernels.tanh, "tanh(x)", bounds=_tanh,
         increasing_within=_TANH_INCREASES, error_growth=1,
     ),
     Operator(
-        "skp", 1, lambda x: x, "x", bounds=_itself, increasing_within=ANYTHING, error_growth=1
+        "skp", 1, kernels.itself, "x", bounds=_itself, increasing_within=ANYTHING, error_growth=1
     ),
     Operator(
         "mms", 1, kernels.mms, "(x - min) / (max - min), over x's own tensor",
@@ -335,7 +301,7 @@ _EXTENDED = (
         bounds=_sign_of, shape=_one_column, error_growth_non_negative=1,
     ),
     Operator(
-        "rowmax", 1, lambda x: x.amax(dim=1, keepdim=True), "maximum of each row",
+        "rowmax", 1, kernels.row_max, "maximum of each row",
         bounds=_itself, shape=_one_column, error_growth=1,
     ),
     Operator(
@@ -351,7 +317,7 @@ _EXTENDED = (
         bounds=_sign_of, shape=_one_row, error_growth_non_negative=1,
     ),
     Operator(
-        "colmax", 1, lambda x: x.amax(dim=0, keepdim=True), "maximum of each column",
+        "colmax", 1, kernels.column_max, "maximum of each column",
         bounds=_itself, shape=_one_row, error_growth=1,
     ),
     Operator(

@@ -35,7 +35,7 @@ class _Step(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def _plan(expression: Node, known: frozenset[Node] = frozenset()) -> tuple[_Step, ...]:
+def plan(expression: Node, known: frozenset[Node] = frozenset()) -> tuple[_Step, ...]:
     """The distinct subexpressions, each after its arguments: equal ones are computed once."""
     positions: dict[Node, int] = {}
     drafts: list[tuple[Node, tuple[int, ...]]] = []
@@ -102,18 +102,18 @@ def evaluate(expression: Node, inputs: Mapping[str, Tensor]) -> Tensor:
         A float32 tensor of the expression's static shape, which may be one of ``inputs`` itself.
     """
     device = next((tensor.device for tensor in inputs.values()), None)
-    return _run(_plan(expression), lambda name, _: inputs[name], ALL_ROWS, {}, device)
+    return _run(plan(expression), lambda name, _: inputs[name], ALL_ROWS, {}, device)
 
 
 def _run(
-    plan: tuple[_Step, ...],
+    steps: tuple[_Step, ...],
     read: Read,
     rows: slice,
     known: Mapping[Node, Parts],
     device: torch.device | None,
 ) -> Tensor:
     results: list[Tensor | None] = []
-    for node, arg_steps, done in plan:
+    for node, arg_steps, done in steps:
         args: list[Any] = [results[step] for step in arg_steps]
         if isinstance(node, Leaf):
             result = read(node.name, rows)
@@ -175,7 +175,7 @@ class RowScorer:
         self._device = device
         self._recall = recall
         self._known = self._ahead(expression)
-        self._plan = _plan(expression, frozenset(self._known))
+        self._plan = plan(expression, frozenset(self._known))
 
     @torch.no_grad()
     def rows(self, rows: slice = ALL_ROWS) -> Tensor:
@@ -194,8 +194,8 @@ class RowScorer:
         known = self._ahead(*node.args)
 
         def whole(part: Node) -> Tensor:
-            plan = _plan(part, frozenset(known))
-            return _run(plan, self._read, ALL_ROWS, known, self._device)
+            steps = plan(part, frozenset(known))
+            return _run(steps, self._read, ALL_ROWS, known, self._device)
 
         split = OPERATORS[node.operator].split
         if split is None or not _is_split(node):
@@ -218,7 +218,7 @@ class ColumnScorer:
         self._inputs = inputs
         self._known: dict[Node, Parts] = {}
         self._prepare(expression)
-        self._plan = _plan(expression, frozenset(self._known))
+        self._plan = plan(expression, frozenset(self._known))
         self._device = next((tensor.device for tensor in inputs.values()), None)
 
     @torch.no_grad()

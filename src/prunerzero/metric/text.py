@@ -7,15 +7,14 @@ the number; everything else is a call.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from prunerzero.errors import InputError
 from prunerzero.metric.expression import MAX_DEPTH, Call, Constant, Leaf, Node
 from prunerzero.metric.operators import OPERATORS
 from prunerzero.metric.terminals import TERMINALS
+from prunerzero.suggestions import did_you_mean
 
 MAX_LENGTH = 10_000  # characters
 
@@ -71,13 +70,6 @@ def _tokens(text: str) -> list[_Token]:
         position = match.end()
     tokens.append(_Token("end", "", end + 1))
     return tokens
-
-
-def did_you_mean(word: str, candidates: Iterable[str]) -> str:
-    """The end of an error message: the name that was probably meant, or nothing."""
-    by_lower = {candidate.lower(): candidate for candidate in candidates}
-    close = difflib.get_close_matches(word.lower(), by_lower, n=1)
-    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
 
 
 class _Parser:

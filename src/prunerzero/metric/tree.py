@@ -12,7 +12,7 @@ from prunerzero.errors import InputError
 from prunerzero.metric.expression import MAX_DEPTH, Call, Constant, Leaf, Node
 from prunerzero.metric.operators import OPERATORS
 from prunerzero.metric.terminals import TERMINALS
-from prunerzero.metric.text import did_you_mean
+from prunerzero.suggestions import did_you_mean
 
 _SIDES = ("left", "right")
 

@@ -67,14 +67,14 @@ class Replay:
             if position == 1 and ids.shape == batches[0].shape:
                 # What is the same for other tokens and other hidden states depends on neither.
                 with _passing(blocks, endings):
-                    _, calls = _capture(model, blocks, ids, compute)
+                    _, calls = capture_blocks(model, blocks, ids, compute)
                 shared = same_arguments(self._calls[0], calls)
             if shared and ids.shape == batches[0].shape:
                 self.hidden.append(_first_hidden(model, blocks[0], ids, compute))
                 self._calls.append(self._calls[0])
             else:
                 with _noting(blocks, endings if position == 0 else []):
-                    hidden, calls = _capture(model, blocks, ids, compute)
+                    hidden, calls = capture_blocks(model, blocks, ids, compute)
                 self.hidden.append(hidden)
                 self._calls.append(calls)
         self._first = list(self.hidden)
@@ -159,7 +159,7 @@ def check_chain(model: nn.Module, blocks: list[Block], tokens: Tensor, compute: 
         InputError: naming the first block whose input is something else.
     """
     inputs: list[Tensor] = []
-    _, calls = _capture(model, blocks, tokens, compute, inputs)
+    _, calls = capture_blocks(model, blocks, tokens, compute, inputs)
     for block, call, hidden, after in zip(blocks, calls, inputs, inputs[1:], strict=False):
         output = run_block(block, hidden, call, compute)
         same = isinstance(output, Tensor) and output.shape == after.shape
@@ -172,14 +172,28 @@ def check_chain(model: nn.Module, blocks: list[Block], tokens: Tensor, compute: 
 
 
 @torch.no_grad()
-def _capture(
+def capture_blocks(
     model: nn.Module,
     blocks: list[Block],
     ids: Tensor,
     compute: Compute,
     inputs: list[Tensor] | None = None,
 ) -> tuple[Tensor, list[BlockCall]]:
-    """The first block's hidden states and every block's call; all hidden states in ``inputs``."""
+    """What every block is given in one pass.
+
+    Args:
+        model: the causal LM.
+        blocks: all its blocks, in order.
+        ids: token ids ``[windows, length]``.
+        compute: device and precision.
+        inputs: given every block's hidden states, where wanted.
+
+    Returns:
+        The first block's hidden states, and every block's call.
+
+    Raises:
+        InputError: if a block runs more than once, or not at all.
+    """
     first: list[Tensor] = []
     calls: dict[int, BlockCall] = {}
 

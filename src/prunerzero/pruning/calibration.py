@@ -7,11 +7,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from prunerzero.data import written
 from prunerzero.data.sources import is_named, load_documents
 from prunerzero.data.splits import Split
 from prunerzero.data.windows import Windows, check_length, sample_windows
 from prunerzero.errors import InputError
+from prunerzero.models.compute import compute_for
 from prunerzero.models.loading import context_limit
+from prunerzero.progress import Report, silent
+from prunerzero.statistics.writing import written_texts
 
 
 def calibration_windows(
@@ -21,6 +25,7 @@ def calibration_windows(
     samples: int,
     sequence_length: int,
     seed: int,
+    report: Report = silent,
 ) -> Windows:
     """Calibration windows from token ids or from a text source.
 
@@ -34,7 +39,8 @@ def calibration_windows(
             path.
         samples: windows to draw from a text source.
         sequence_length: tokens in each.
-        seed: which windows are drawn.
+        seed: which windows are drawn, and what the model writes where the source is ``self``.
+        report: told of the writing, which takes a while.
 
     Raises:
         InputError: if the text is unusable, or a window longer than the model can read.
@@ -52,7 +58,15 @@ def calibration_windows(
         raise InputError("calibration on text needs a tokenizer: this model comes without one")
     check_length(sequence_length, limit)
     split = Split.CALIBRATION if is_named(str(calibration)) else None
-    documents = load_documents(calibration)
+
+    def write() -> list[str]:
+        compute = compute_for(model)
+        return written_texts(
+            model, tokenizer, samples, sequence_length, compute, seed, report=report
+        )
+
+    with written.lend(write):
+        documents = load_documents(calibration)
     return sample_windows(documents, tokenizer, split, samples, sequence_length, seed)
 
 

@@ -37,6 +37,10 @@ def model_card(record: Mapping[str, Any]) -> str:
         ("computed in", settings["compute"]),
         ("versions", ", ".join(f"{k} {v}" for k, v in record["versions"].items())),
     ]
+    if permutation := settings.get("permutation"):
+        rows.append(("input channels reordered", f"of {len(permutation['matrices'])} matrices"))
+    tunings = record.get("finetuning", [])
+    rows += [("fine-tuned", _finetuning(tuning)) for tuning in tunings]
     unreached = len(record["unreached"])
     if unreached:
         rows.append(("matrices that no calibration token met", unreached))
@@ -49,7 +53,8 @@ def model_card(record: Mapping[str, Any]) -> str:
             "",
             f"# {_short(record['model'])}, pruned to {settings['pattern']}",
             "",
-            "Pruned without retraining by [prunerzero](https://pypi.org/project/prunerzero/). "
+            f"Pruned {'and then fine-tuned' if tunings else 'without retraining'} by "
+            "[prunerzero](https://pypi.org/project/prunerzero/). "
             "Pruned weights are stored as zeros in dense tensors, which every engine loads: "
             "**this checkpoint is no smaller and no faster by itself.** "
             "`prunerzero export` packs it into a smaller file.",
@@ -83,6 +88,16 @@ def _calibration(calibration: Mapping[str, Any] | None) -> str:
     return shown.format_map(calibration)
 
 
+def _finetuning(tuning: Mapping[str, Any]) -> str:
+    settings = tuning["settings"]
+    return (
+        f"masked LoRA of rank {settings['rank']}, {tuning['steps']} steps of {settings['batch']} "
+        f"windows of {settings['sequence_length']} tokens of {settings['text']}; perplexity on "
+        f"held-out {settings['heldout']} {tuning['perplexity_before']:.2f} before, "
+        f"{tuning['perplexity_after']:.2f} after"
+    )
+
+
 def _by_kind(matrices: list[Mapping[str, Any]]) -> list[tuple[str, str]]:
     zeros: dict[str, float] = defaultdict(float)
     weights: dict[str, int] = defaultdict(int)
@@ -104,6 +119,8 @@ def _command(record: Mapping[str, Any]) -> str:
         words += ["--calibration", calibration["source"]]
         words += ["--samples", str(calibration["windows"])]
         words += ["--sequence-length", str(calibration["sequence_length"])]
+    if settings.get("permutation"):
+        words.append("--permute")
     if not settings["sequential"]:
         words.append("--one-shot")
     return shlex.join([*words, "--output", "DIR"])

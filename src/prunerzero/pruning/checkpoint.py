@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,21 @@ def write_record(directory: Path, result: PruneResult, source: str) -> None:
     (directory / CARD).write_text(model_card(document), encoding="utf-8")
 
 
+def write_finetuned_record(
+    directory: Path, record: Mapping[str, Any], finetuning: Mapping[str, Any]
+) -> None:
+    """Writes the record and the card of a checkpoint that was fine-tuned after it was pruned.
+
+    Args:
+        directory: the fine-tuned checkpoint.
+        record: what `read_record` gave of the pruned one.
+        finetuning: what was done, with the hashes of the ``documents`` that it was trained on.
+    """
+    document = {**record, "finetuning": [*record.get("finetuning", []), finetuning]}
+    write_json(directory / RECORD, sealed(document))
+    (directory / CARD).write_text(model_card(document), encoding="utf-8")
+
+
 def sealed(document: dict[str, Any]) -> dict[str, Any]:
     """A record with its checksum."""
     return document | {CHECKSUM: _digest(document)}
@@ -101,7 +116,7 @@ def record(result: PruneResult, source: str) -> dict[str, Any]:
 
 
 def seen_documents(model: str) -> frozenset[str]:
-    """Hashes of the documents that a checkpoint was calibrated or selected on.
+    """Hashes of the documents that a checkpoint was calibrated, selected or fine-tuned on.
 
     Args:
         model: a model's name as a user gives it; anything but one of our checkpoints saw nothing
@@ -117,6 +132,7 @@ def seen_documents(model: str) -> frozenset[str]:
         settings = document["settings"]
         recipe = settings["recipe"]
         uses = [settings["calibration"], *recipe.get("provenance", {}).get("texts", [])]
+        uses += document.get("finetuning", [])
         seen = frozenset(name for use in uses if use for name in use["documents"])
         return seen.union(document["model_seen"])
     except (KeyError, TypeError, AttributeError):

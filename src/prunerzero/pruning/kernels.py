@@ -74,6 +74,49 @@ def keep_n_of_m(scores: Array, n: int, m: int, kept: Array) -> None:
 
 
 @compiled
+def order_statistics(scores: Array, places: Array, found: Array) -> None:
+    """The scores at some places of every row's ascending order.
+
+    Args:
+        scores: float32 `[rows, columns]`, contiguous, without NaN.
+        places: int64 `[count]`, from 0.
+        found: float32 `[rows, count]`, the result.
+    """
+    rows, columns = scores.shape
+    keys = np.empty(columns, np.int32)
+    bits = found.view(np.int32)
+    for row in range(rows):
+        _read_keys(scores[row], keys)
+        for index in range(places.size):
+            key = np.int32(_smallest(keys, places[index]))
+            bits[row, index] = key if key >= 0 else key ^ LARGEST
+
+
+@compiled
+def boundary_pairs(scores: Array, n: int, leaving: Array, coming: Array) -> None:
+    """In every group of M the lowest score that is kept and the highest that is pruned.
+
+    Args:
+        scores: float32 `[groups, M]`, contiguous, without NaN.
+        n: how many of each M are kept.
+        leaving: int64 `[groups]`, the member that is kept and would go first.
+        coming: int64 `[groups]`, the member that is pruned and would stay first.
+    """
+    groups, m = scores.shape
+    for group in range(groups):
+        for member in range(m):
+            score = scores[group, member]
+            rank = 0
+            for other in range(m):
+                lower = scores[group, other] < score
+                rank += lower or (scores[group, other] == score and other < member)
+            if rank == m - n:
+                leaving[group] = member
+            elif rank == m - n - 1:
+                coming[group] = member
+
+
+@compiled
 def write_bfloat16(weights: Array, kept: Array, out: Array) -> None:
     """Writes kept weights, rounded to the nearest bfloat16 (of two, the even one), and +0.0 else.
 

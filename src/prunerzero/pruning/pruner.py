@@ -25,6 +25,8 @@ from prunerzero.models.blocks import (
 )
 from prunerzero.models.compute import Compute, compute_for
 from prunerzero.models.matrices import is_mixture
+from prunerzero.permutation.pattern import check_permutable
+from prunerzero.permutation.permute import permute
 from prunerzero.progress import Report, silent
 from prunerzero.pruning.calibration import calibration_windows, describe
 from prunerzero.pruning.matrix import prune_matrix
@@ -91,6 +93,7 @@ def prune(
     seed: int = 0,
     dtype: str | None = None,
     selection: Selection = EVERYTHING,
+    permuted: bool = False,
     report: Report = silent,
 ) -> PruneResult:
     """Prunes a causal LM in place.
@@ -113,6 +116,8 @@ def prune(
         seed: seed of the draw of calibration windows.
         dtype: precision of the passes; None takes bfloat16 where the hardware has it.
         selection: which blocks and matrices are pruned; by default all that inspection finds.
+        permuted: for N:M patterns, reorder input channels first, where another matrix's outputs can
+            follow (`prunerzero.permutation`).
         report: called with a step's name, the parts done and their number.
 
     Returns:
@@ -120,8 +125,11 @@ def prune(
 
     Raises:
         InputError: for a metric that cannot rank weights, an N:M pattern that does not divide a
-            matrix, unusable calibration, or scores that are not finite.
+            matrix, unusable calibration, scores that are not finite, or a permutation that cannot
+            be applied.
     """
+    if permuted:
+        check_permutable(pattern)
     if isinstance(recipe, Metric):
         recipe.check_rankable()
         recipe = Recipe(metric=recipe)
@@ -130,10 +138,15 @@ def prune(
     blocks = find_blocks(model, selection)
     check_plan(blocks, recipe, pattern)
     compute = compute_for(model, dtype)
-    tokens, described, shared = None, None, None
+    tokens, described, shared, permutation = None, None, None, None
     if needs_data(recipe, pattern):
-        windows = calibration_windows(model, tokenizer, calibration, samples, sequence_length, seed)
+        windows = calibration_windows(
+            model, tokenizer, calibration, samples, sequence_length, seed, report
+        )
         tokens, described = windows.tokens, describe(windows)
+    if permuted:  # before anything is gathered, for that lies in the model's order
+        permutation = permute(model, blocks, recipe, pattern, tokens, compute, report)
+    if tokens is not None:
         shared = SharedData(model, blocks, tokens, compute)
     recipe = planned(recipe, pattern, blocks, shared)
     sparsities = plan_sparsities(blocks, recipe, pattern)
@@ -150,6 +163,9 @@ def prune(
         shared=shared,
     )
     results = matrix_results(blocks)
+    settings = run_settings(recipe, pattern, sequential, seed, selection, compute, described)
+    if permutation is not None:
+        settings["permutation"] = permutation.to_json()
     return PruneResult(
         sparsity=overall_sparsity(results),
         matrices=results,
@@ -157,7 +173,7 @@ def prune(
         peak_rss_bytes=peak_rss_bytes(),
         coverage=coverage(blocks),
         unreached=unreached,
-        settings=run_settings(recipe, pattern, sequential, seed, selection, compute, described),
+        settings=settings,
     )
 
 

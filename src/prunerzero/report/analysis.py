@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,10 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prunerzero.analysis.analyze import Analysis
-from prunerzero.errors import MissingExtraError
-from prunerzero.files import atomic_path
+from prunerzero.report.drawing import BLUE, GREY, RED, draw, require_matplotlib
 
-BLUE, GREY, RED = "#3b6ea8", "#888888", "#b5483a"
+MASKS = "Jaccard overlap of pruned weights"
+SCORES = "rank correlation of scores within rows"
+MOST_FEATURES = 20
+NORMAL_95 = 1.959963984540054
 
 
 class Bar(NamedTuple):
@@ -65,12 +68,21 @@ def reconstruction_points(analysis: Analysis) -> list[Point]:
 
 def mask_heatmap(analysis: Analysis) -> Heatmap:
     """Jaccard overlap of what recipes prune, similar recipes side by side."""
+    return _clustered(analysis, analysis.likeness.matrices.jaccard)
+
+
+def score_heatmap(analysis: Analysis) -> Heatmap:
+    """Rank correlation of recipes' scores, in the order of `mask_heatmap`."""
+    return _clustered(analysis, analysis.likeness.matrices.scores)
+
+
+def _clustered(analysis: Analysis, values: np.ndarray[Any, Any]) -> Heatmap:
     from scipy.cluster.hierarchy import leaves_list
 
     likeness = analysis.likeness
     order = leaves_list(likeness.families.linkage)
     names = tuple(likeness.names[place] for place in order)
-    return Heatmap(names, likeness.matrices.jaccard[np.ix_(order, order)])
+    return Heatmap(names, values[np.ix_(order, order)])
 
 
 def ablation_bars(analysis: Analysis) -> list[Bar]:
@@ -78,6 +90,48 @@ def ablation_bars(analysis: Analysis) -> list[Bar]:
     return [
         Bar(row.edit, 100 * row.change.change, 100 * row.change.low, 100 * row.change.high)
         for row in analysis.ablation
+    ]
+
+
+def enrichment_bars(analysis: Analysis) -> list[Bar]:
+    """Log odds ratio of having a feature among the best, with Woolf's interval, smallest q first.
+
+    The interval is of one feature alone; the table's q values are corrected for all.
+    """
+    bars = []
+    for row in analysis.enrichment[:MOST_FEATURES]:
+        others_with = row.all_with - row.best_with
+        counts = (
+            row.best_with,
+            row.best - row.best_with,
+            others_with,
+            row.all - row.best - others_with,
+        )
+        half = NORMAL_95 * math.sqrt(math.fsum(1 / (count + 0.5) for count in counts))
+        value = math.log(row.odds_ratio)
+        bars.append(Bar(f"{row.kind} {row.name}", value, value - half, value + half))
+    return bars
+
+
+def sensitivity_bars(analysis: Analysis) -> list[Bar]:
+    """Change of perplexity by another calibration, in percent."""
+    return [
+        Bar(
+            f"{row.recipe}, {row.samples} x {row.sequence_length} tokens",
+            100 * row.change.change,
+            100 * row.change.low,
+            100 * row.change.high,
+        )
+        for row in analysis.sensitivity
+    ]
+
+
+def transfer_bars(analysis: Analysis) -> list[Bar]:
+    """Kendall's tau of the order of recipes here and elsewhere."""
+    return [
+        Bar(f"{row.what} {row.name}", *row.agreement.kendall[:3])
+        for row in analysis.transfer
+        if row.agreement is not None
     ]
 
 
@@ -98,45 +152,36 @@ def draw_figures(analysis: Analysis, directory: str | Path) -> list[Path]:
     require_matplotlib()
     wanted: list[tuple[str, Sequence[Any], Callable[[Any], None]]] = []
     bars, edits = proxy_bars(analysis), ablation_bars(analysis)
-    points, heatmap = reconstruction_points(analysis), mask_heatmap(analysis)
+    points, masks, scores = (
+        reconstruction_points(analysis),
+        mask_heatmap(analysis),
+        score_heatmap(analysis),
+    )
+    features = enrichment_bars(analysis)
+    calibrations, elsewhere = sensitivity_bars(analysis), transfer_bars(analysis)
     wanted = [
         ("proxies", bars, lambda axes: _draw_bars(axes, bars, "Kendall's tau with perplexity")),
         ("reconstruction", points, lambda axes: _draw_points(axes, points)),
-        ("masks", heatmap.names, lambda axes: _draw_heatmap(axes, heatmap)),
+        ("masks", masks.names, lambda axes: _draw_heatmap(axes, masks, MASKS)),
+        ("scores", scores.names, lambda axes: _draw_heatmap(axes, scores, SCORES)),
+        ("enrichment", features, lambda axes: _draw_bars(axes, features, "log odds ratio")),
         (
             "ablation",
             edits,
             lambda axes: _draw_bars(axes, edits, "change of perplexity, %", linear=10),
         ),
+        (
+            "sensitivity",
+            calibrations,
+            lambda axes: _draw_bars(axes, calibrations, "change of perplexity, %"),
+        ),
+        ("transfer", elsewhere, lambda axes: _draw_bars(axes, elsewhere, "Kendall's tau")),
     ]
     return [
-        _draw(Path(directory) / f"{name}.svg", rows, paint) for name, rows, paint in wanted if rows
+        draw(Path(directory) / f"{name}.svg", paint, height=1.6 + 0.3 * max(len(rows), 8))
+        for name, rows, paint in wanted
+        if rows
     ]
-
-
-def require_matplotlib() -> None:
-    """Finds out at once whether matplotlib is there.
-
-    Raises:
-        MissingExtraError: it is not.
-    """
-    try:
-        import matplotlib as mpl  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("plot", "drawing figures") from error
-
-
-def _draw(path: Path, rows: Sequence[Any], paint: Callable[[Any], None]) -> Path:
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    # A fixed salt and no date: drawing the same data again gives the same file.
-    with mpl.rc_context({"svg.hashsalt": "prunerzero", "svg.fonttype": "path"}):
-        figure = Figure(figsize=(7.0, 1.6 + 0.3 * max(len(rows), 8)), layout="constrained")
-        paint(figure.add_subplot())
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, facecolor="white", metadata={"Date": None})
-    return path
 
 
 def _draw_bars(axes: Any, bars: Sequence[Bar], title: str, linear: float | None = None) -> None:
@@ -174,12 +219,13 @@ def _draw_points(axes: Any, points: Sequence[Point]) -> None:
     axes.set_ylabel("perplexity after pruning")
 
 
-def _draw_heatmap(axes: Any, heatmap: Heatmap) -> None:
+def _draw_heatmap(axes: Any, heatmap: Heatmap, label: str) -> None:
     places = range(len(heatmap.names))
-    image = axes.imshow(heatmap.values, vmin=0, vmax=1, cmap="viridis")
+    least = min(0.0, float(heatmap.values.min()))
+    image = axes.imshow(heatmap.values, vmin=least, vmax=1, cmap="viridis")
     axes.set_xticks(places, heatmap.names, rotation=90, fontsize=7)
     axes.set_yticks(places, heatmap.names, fontsize=7)
-    axes.figure.colorbar(image, ax=axes, label="Jaccard overlap of pruned weights")
+    axes.figure.colorbar(image, ax=axes, label=label)
 
 
 def _short(text: str, width: int = 48) -> str:

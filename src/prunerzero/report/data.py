@@ -6,7 +6,7 @@ import math
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -44,6 +44,7 @@ from prunerzero.report.files import FoundAnalysis
 from prunerzero.report.heldout import closing_table, closing_winner
 from prunerzero.report.rows import Rows, SearchClock
 from prunerzero.study import Candidate, Study
+from prunerzero.study.progress import improvements, pareto_front
 
 BEST_SHARE = 0.1
 LINES = ("wanda", "pruner-zero")  # published recipes that the charts show as lines
@@ -117,7 +118,7 @@ def build_document(rows: Rows, extras: Extras | None = None) -> Document:
                 value=scale.value(row.fitness or 0.0),
                 expression=row.expression,
             )
-            for row in front(evaluated)
+            for row in pareto_front(evaluated)
         ],
         heldout=closing_table(rows),
         winner=shown,
@@ -174,20 +175,6 @@ class Scale:
 def _bare_key(name: str, pattern: str) -> str:
     recipe = zoo.load(name).model_copy(update={"allocation": UniformAllocation()})
     return recipe.key(Pattern.parse(pattern))
-
-
-def improvements(evaluated: Sequence[Candidate]) -> Iterator[Candidate]:
-    """The candidates that were better than all before them, in order."""
-    lowest = math.inf
-    for row in evaluated:
-        if row.fitness is not None and row.fitness < lowest:
-            lowest = row.fitness
-            yield row
-
-
-def front(evaluated: Sequence[Candidate]) -> list[Candidate]:
-    """The Pareto front of size and fitness: each is better than every shorter one."""
-    return list(improvements(sorted(evaluated, key=lambda row: (row.size, row.fitness or 0.0))))
 
 
 def elements(evaluated: Sequence[Candidate]) -> Elements:

@@ -9,17 +9,13 @@ from functools import lru_cache
 from prunerzero import zoo
 from prunerzero.report.document import Heldout, HeldoutRow
 from prunerzero.report.rows import Rows
-from prunerzero.study import Measurement
+from prunerzero.study import Measurement, progress
 
 
 def closing_winner(rows: Rows) -> int | None:
     """The candidate that won on validation text, if the search was closed last of all."""
-    started = max((event.id for event in rows.of_kind("session-start")), default=0)
-    for event in reversed(rows.of_kind("heldout")):
-        winner = event.data.get("winner") if isinstance(event.data, dict) else None
-        if event.id > started and winner in rows.candidates:
-            return int(winner)
-    return None
+    winner = progress.closing_winner(rows.of_kind("session-start"), rows.of_kind("heldout"))
+    return winner if winner in rows.candidates else None
 
 
 def closing_table(rows: Rows) -> Heldout | None:

@@ -22,11 +22,11 @@ from prunerzero.progress import Report, silent
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.pruning.pruner import UnusableScores
 from prunerzero.recipe import Recipe
-from prunerzero.report.data import front
 from prunerzero.report.document import AllocationMap, MaskPicture, Masks, Overlap
 from prunerzero.report.heldout import closing_winner
 from prunerzero.report.rows import Rows
 from prunerzero.statistics.cache import gather_statistics, model_hash
+from prunerzero.study.progress import pareto_front
 
 CROP = 48  # rows and columns of the picture
 COMPARED = 8  # candidates whose masks are compared with Wanda's
@@ -89,7 +89,7 @@ def _compared(rows: Rows) -> dict[int, Recipe]:
     evaluated = [row for row in rows.candidates.values() if row.fitness is not None]
     if not evaluated:
         raise InputError(f"study {rows.path}: nothing evaluated yet, so there are no masks to show")
-    best = [row.id for row in reversed(front(evaluated))]
+    best = [row.id for row in reversed(pareto_front(evaluated))]
     winner = closing_winner(rows)
     chosen = list(dict.fromkeys([best[0] if winner is None else winner, *best]))[:COMPARED]
     return {

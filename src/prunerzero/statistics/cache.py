@@ -3,7 +3,8 @@
 A cache file holds one raw sum of every matrix. It is named by what determines it: the model's
 weights and configuration, the calibration tokens and the precision. It is written whole or not at
 all, with a checksum. A cache that cannot be read or written, or was altered, costs a second pass,
-never a run. Gram matrices are not kept: they can be larger than the model, and matrices share them.
+never a run. Gram matrices, which can be larger than the model, are kept up to `GRAM_BYTES`; those
+that several matrices share, once.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ from prunerzero.statistics.gathering import RawStatistics, fill_unreached, gathe
 
 # Part of every key: raised when the meaning of the stored sums changes.
 VERSION = "1"
+
+GRAM_BYTES = 1 << 30
+ALIASES = "aliases"  # in a cache file's header: names of matrices that share another's sum
 
 CHECKSUM = "sha256"  # of the sums, in a cache file's header
 
@@ -103,41 +107,55 @@ def gather_statistics(
     for name, sums in (held or {}).items():
         for key in wanted & sums.keys():
             found.setdefault(key, {})[name] = sums[key]
-    paths = {key: _path([*parts, key]) for key in sorted(wanted - found.keys() - {GRAM})}
+    paths = {key: _path([*parts, key]) for key in sorted(wanted - found.keys())}
     for key, path in paths.items():
         with suppress(SafetensorError, OSError, KeyError, InputError):
             stored = _load(path)
-            found[key] = {
-                matrix.name: stored[matrix.name].to(compute.device) for matrix in matrices
-            }
+            here = {id(sums): sums.to(compute.device) for sums in stored.values()}
+            found[key] = {matrix.name: here[id(stored[matrix.name])] for matrix in matrices}
     if missing := wanted - found.keys():
         gathered = gather_raw(model, matrices, tokens, missing, compute, advance)
         for key in missing:
             found[key] = {name: sums[key].contiguous() for name, sums in gathered.items()}
-            if key not in paths:
-                continue
-            with (
-                suppress(SafetensorError, OSError, InputError),
-                atomic_path(paths[key]) as temporary,
-            ):
-                save_file(found[key], temporary, {CHECKSUM: _checksum(found[key])})
+            if _fits(key, found[key]):
+                with suppress(SafetensorError, OSError, InputError):
+                    _store(paths[key], found[key])
     raw = {
         matrix.name: {key: sums[matrix.name] for key, sums in found.items()} for matrix in matrices
     }
     return Statistics(raw, sample, matrices)
 
 
+def _store(path: Path, sums: Mapping[str, Tensor]) -> None:
+    """Writes one raw sum of all matrices; tensors that several share once."""
+    first: dict[int, str] = {}
+    owners = {name: first.setdefault(id(tensor), name) for name, tensor in sums.items()}
+    kept = {name: sums[name] for name in first.values()}
+    shared = {name: owner for name, owner in owners.items() if name != owner}
+    aliases = json.dumps(shared, sort_keys=True) if shared else ""
+    header = {CHECKSUM: _checksum(kept, aliases)} | ({ALIASES: aliases} if aliases else {})
+    with atomic_path(path) as temporary:
+        save_file(kept, temporary, header)
+
+
+def _fits(key: str, sums: Mapping[str, Tensor]) -> bool:
+    distinct = {id(tensor): tensor.nbytes for tensor in sums.values()}
+    return key != GRAM or sum(distinct.values()) <= GRAM_BYTES
+
+
 def _load(path: Path) -> dict[str, Tensor]:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
-    if metadata.get(CHECKSUM) != _checksum(stored):
+    aliases = metadata.get(ALIASES, "")
+    if metadata.get(CHECKSUM) != _checksum(stored, aliases):
         raise InputError(f"statistics {path}: altered")
-    return stored
+    shared: dict[str, str] = json.loads(aliases) if aliases else {}
+    return stored | {name: stored[owner] for name, owner in shared.items()}
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _checksum(tensors: Mapping[str, Tensor], aliases: str) -> str:
+    digest = hashlib.sha256(aliases.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
         digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)

@@ -13,10 +13,10 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from prunerzero.errors import InputError
 from prunerzero.files import json_text
@@ -30,6 +30,7 @@ from prunerzero.study.connection import (
     transaction,
     write_new,
 )
+from prunerzero.study.progress import closing_winner, pareto_front
 from prunerzero.study.records import Candidate, Event, Measurement, Purpose, Status
 from prunerzero.study.rows import (
     candidate_of,
@@ -46,11 +47,25 @@ from prunerzero.study.schema import APPLICATION_ID, INVARIANTS, SCHEMA_VERSION
 from prunerzero.study.seals import broken_seals, listed
 from prunerzero.study.settings import differences
 
+if TYPE_CHECKING:
+    from prunerzero.recipe import Recipe
+    from prunerzero.report.plots import StudyPlots
+
+# What a notebook shows of the settings.
+SHOWN_SETTINGS = ("model", "pattern", "preset", "calibration", "samples", "sequence_length", "seed")
+
 
 class Study:
     """One search: settings, candidates, measurements, events.
 
     Made by `Study.create`, `Study.open` or `Study.open_or_create`; a context manager that closes.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> with Study.create(f"{folder.name}/s.db", {"pattern": "50%"}) as study:
+        ...     study.best, study.pareto_front(), study.plot.history().axes[0].get_xlabel()
+        (None, [], 'candidate')
     """
 
     def __init__(self, path: Path, lock: ProcessLock | None) -> None:
@@ -308,12 +323,69 @@ class Study:
             raise InputError(f"study {self.path}: has no candidate {identifier}")
         return candidate_of(row)
 
+    @property
     def best(self) -> Candidate | None:
-        """The evaluated candidate of the lowest fitness, the earliest of equals."""
+        """The best candidate; None where nothing has a fitness.
+
+        Of a closed search that is the winner on validation text, before that the candidate of the
+        lowest fitness, the earliest of equals.
+        """
+        winner = closing_winner(self.events("session-start"), self.events("heldout"))
+        if winner is not None:
+            return self.candidate(winner)
         row = self._connection.execute(
             "SELECT * FROM candidate WHERE status = 'evaluated' ORDER BY fitness, id LIMIT 1"
         ).fetchone()
         return None if row is None else candidate_of(row)
+
+    @property
+    def best_recipe(self) -> Recipe:
+        """The recipe of `best`, as `prunerzero.prune` takes it.
+
+        Raises:
+            InputError: Nothing has a fitness yet.
+        """
+        from prunerzero.recipe import Recipe
+
+        best = self.best
+        if best is None:
+            raise InputError(f"study {self.path}: nothing has been measured yet")
+        return Recipe.from_json(dict(best.recipe))
+
+    def pareto_front(self) -> list[Candidate]:
+        """The evaluated candidates that are better than every shorter one, shortest first."""
+        return pareto_front(self.candidates("evaluated"))
+
+    @property
+    def plot(self) -> StudyPlots:
+        """Pictures of the study: ``study.plot.history()`` and others, as matplotlib figures."""
+        from prunerzero.report.plots import StudyPlots
+
+        return StudyPlots(self)
+
+    def to_frame(self) -> Any:
+        """The candidates as a pandas data frame, one row each, with `id` as the index.
+
+        Raises:
+            MissingExtraError: Without pandas.
+        """
+        from prunerzero.notebook import data_frame
+
+        names = [field.name for field in fields(Candidate)]
+        rows = [{name: getattr(row, name) for name in names} for row in self.candidates()]
+        return data_frame(rows, names).set_index("id")
+
+    def __repr__(self) -> str:
+        return f"<Study {self.path}>"
+
+    def _repr_html_(self) -> str:
+        from prunerzero.notebook import properties
+
+        settings, best = self.settings, self.best
+        shown = {name: settings[name] for name in SHOWN_SETTINGS if name in settings}
+        counts = {str(name): count for name, count in self.counts().items() if count}
+        found = {} if best is None else {"best": best.expression, "its fitness": best.fitness}
+        return properties(f"Study {self.path.name}", {**shown, **counts, **found})
 
     def counts(self) -> dict[Status, int]:
         """Candidates by status; every status is a key."""

@@ -16,10 +16,11 @@ from torch import Tensor
 from prunerzero.errors import UnusableScores
 from prunerzero.metric import Metric
 from prunerzero.metric.scoring import ColumnScorer
+from prunerzero.metric.separable import fixed_factors
 from prunerzero.pruning.masks import keep_highest
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.statistics.hessian import InverseFactor
-from prunerzero.updates.columnwise import BLOCK, adaptive, lowest_of_group
+from prunerzero.updates.columnwise import BLOCK, Lowest, adaptive, lowest_of_group
 
 
 @torch.no_grad()
@@ -56,7 +57,14 @@ def adaptively_pruned(
     """
     weight = weight.detach().float()
     used = {name: tensor.float() for name, tensor in statistics.items()}
-    scorer = ColumnScorer(metric.expression, used | {"W": weight.abs()})
+    inputs = used | {"W": weight.abs()}
+    if pattern.n is not None and pattern.m is not None:
+        factors = fixed_factors(metric.expression, inputs)
+        if factors is not None:
+            factors = factors.expand(-1, weight.shape[1]).T.contiguous()
+            lowest = Lowest(factors, pattern.m - pattern.n, pattern.m)
+            return adaptive(weight, factor, lowest, pattern, block_size)
+    scorer = ColumnScorer(metric.expression, inputs)
     rows = len(weight)
 
     def choose(columns: slice, weights: Tensor) -> Tensor:

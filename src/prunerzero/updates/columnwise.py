@@ -10,6 +10,7 @@ matrices. Weights are held transposed, so that a column is contiguous.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -20,13 +21,34 @@ from torch import Tensor
 from prunerzero.errors import InputError
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.statistics.hessian import DAMPING, InverseFactor, factored
+from prunerzero.updates.kernels import sweep, sweep_groups
 
 BLOCK = 128
-STRIP, FEW = 32, 8  # columns between two products of matrices, and columns taken at once
+# Columns between two products of matrices; and, where no compiled kernel is, those taken at once.
+STRIP, FEW = 32, 8
 
 # Given a range of columns and their weights [columns, out] as they are by then, says which of them
 # are pruned: bool [columns, out].
 Choice = Callable[[slice, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Lowest:
+    """The choice of an N:M mask by scores that are the weights' sizes times fixed factors.
+
+    Attributes:
+        factors: float32 ``[in, out]`` or ``[in, 1]``, finite and not negative.
+        count: how many of each M columns go.
+        m: columns of a group.
+    """
+
+    factors: Tensor
+    count: int
+    m: int
+
+    def __call__(self, columns: slice, weights: Tensor) -> Tensor:
+        """See `Choice`."""
+        return lowest_of_group(weights.abs() * self.factors[columns], self.count)
 
 
 def sparsegpt(
@@ -66,12 +88,14 @@ def sparsegpt(
 
     def choose(columns: slice, weights: Tensor) -> Tensor:
         saliency = weights.square() / factor.free[columns, None]
-        if pattern.n is not None and pattern.m is not None:
-            return lowest_of_group(saliency, pattern.m - pattern.n)
         return saliency <= _sorted_at(saliency, pattern.count(saliency.numel()))
 
+    choice: Choice = choose
+    if pattern.n is not None and pattern.m is not None:
+        roots = factor.free.rsqrt()[:, None].contiguous()
+        choice = Lowest(roots, pattern.m - pattern.n, pattern.m)
     alive = weight.detach().float().masked_fill(factor.dead, 0.0)
-    return adaptive(alive, factor, choose, pattern, block_size).to(weight.dtype)
+    return adaptive(alive, factor, choice, pattern, block_size).to(weight.dtype)
 
 
 @torch.no_grad()
@@ -87,9 +111,60 @@ def updated(weight: Tensor, mask: Tensor, factor: InverseFactor, block_size: int
     Returns:
         A new tensor ``[out, in]`` of the weight's type, with +0.0 where the mask is False.
     """
-    levels = block_size, STRIP, FEW
-    result = _swept(weight, factor, lambda columns, _: ~mask[:, columns].T, levels, chosen=0)
+    levels = _levels(weight.device, block_size)
+    result = _swept(weight, factor.upper, lambda columns, _: ~mask[:, columns].T, levels, chosen=0)
     return result.to(weight.dtype)
+
+
+@torch.no_grad()
+def derivatives(
+    weight: Tensor, mask: Tensor, gradient: Tensor, factor: InverseFactor
+) -> tuple[Tensor, Tensor]:
+    """What each weight is worth where the others make up for it when it goes.
+
+    Let p be 0 for a kept weight and 1 for a pruned one, so that the update is x_i = (1 - p_i) c_i
+    with c_i = w_i - sum over k < i of V_ki p_k c_k. By the chain rule -dL/dp_i = c_i u_i with
+    u_i = (V g)_i - sum over j > i of V_ij p_j u_j: the update itself, of V g from right to left.
+
+    Args:
+        weight: dense, ``[out, in]``.
+        mask: bool ``[out, in]``, True = kept.
+        gradient: g, of any function L of the updated matrix, at zeros too; ``[out, in]``.
+        factor: of the Gram matrix.
+
+    Returns:
+        c, what each weight was when its turn came, and -dL/dp, both float32 ``[out, in]``.
+    """
+
+    def swept(values: Tensor, upper: Tensor, kept: Tensor) -> Tensor:
+        levels = _levels(values.device, BLOCK)
+        return _swept(
+            values, upper, lambda columns, _: ~kept[:, columns].T, levels, chosen=0, zeros=False
+        )
+
+    values = swept(weight, factor.upper, mask)
+    back = factor.upper.T.flip(0, 1).contiguous()
+    passed = (gradient.float() @ factor.upper.T).flip(1)
+    worth = swept(passed, back, mask.flip(1)).flip(1)
+    return values, worth.mul_(values)
+
+
+@torch.no_grad()
+def as_chosen(values: Tensor, mask: Tensor, factor: InverseFactor, size: int) -> Tensor:
+    """What weights were when their mask was chosen, of so many columns at once.
+
+    Args:
+        values: what each was when its own turn came, ``[out, in]`` (`derivatives`).
+        mask: bool ``[out, in]``, True = kept.
+        factor: of the Gram matrix.
+        size: columns whose mask is chosen together.
+    """
+    lost, found = values.masked_fill(mask, 0.0), values.clone()
+    for block in _parts(slice(0, values.shape[1]), max(1, BLOCK // size) * size):
+        group = torch.arange(block.stop - block.start, device=values.device) // size
+        together = group[:, None] == group
+        found[:, block] += lost[:, block] @ (factor.upper[block, block].triu(1) * together)
+    return found
 
 
 @torch.no_grad()
@@ -113,23 +188,42 @@ def adaptive(
         A new float32 tensor ``[out, in]``, with +0.0 where pruned.
     """
     if pattern.m is None:
-        return _swept(weight, factor, choose, (block_size, STRIP, FEW), chosen=0)
-    sizes = [max(1, size // pattern.m) * pattern.m for size in (block_size, STRIP)]
-    levels = (*sizes, pattern.m) if pattern.m <= FEW else (*sizes, pattern.m, FEW)
-    return _swept(weight, factor, choose, levels, chosen=2)
+        return _swept(weight, factor.upper, choose, _levels(weight.device, block_size), chosen=0)
+    m, compiled = pattern.m, _is_compiled(weight.device)
+    sizes = tuple(max(1, size // m) * m for size in (block_size, STRIP))
+    if compiled and isinstance(choose, Lowest):
+        return _swept(weight, factor.upper, choose, sizes, chosen=len(sizes))
+    levels = (*sizes, m) if compiled or m <= FEW else (*sizes, m, FEW)
+    return _swept(weight, factor.upper, choose, levels, chosen=2)
+
+
+def _is_compiled(device: torch.device) -> bool:
+    return device.type == "cpu"
+
+
+def _levels(device: torch.device, block_size: int) -> tuple[int, ...]:
+    """Sizes of ranges of columns, of which a mask is known for each of the largest."""
+    return (block_size, STRIP) if _is_compiled(device) else (block_size, STRIP, FEW)
 
 
 def _swept(
-    weight: Tensor, factor: InverseFactor, choose: Choice, levels: tuple[int, ...], chosen: int
+    weight: Tensor,
+    upper: Tensor,
+    choose: Choice,
+    levels: tuple[int, ...],
+    chosen: int,
+    *,
+    zeros: bool = True,
 ) -> Tensor:
     """Takes all columns in their order.
 
     Args:
         weight: dense, ``[out, in]``.
-        factor: of the Gram matrix.
+        upper: what a column's error leaves to later ones, `InverseFactor.upper`.
         choose: says what goes.
         levels: sizes of the ranges of columns, each inside one of the size before it.
-        chosen: which of these sizes ``choose`` is asked for.
+        chosen: which of these sizes ``choose`` is asked for; past the last: a kernel chooses.
+        zeros: set to zero what is pruned; else leave what it was when its turn came.
 
     Returns:
         float32 ``[out, in]``.
@@ -139,12 +233,14 @@ def _swept(
         weights = weights.clone()
     memory = weights.new_empty(2, min(levels[0], len(weights)), weights.shape[1])
     for block in _parts(slice(0, len(weights)), levels[0]):
-        inner = factor.upper[block, block].T.tril(-1)
+        inner = upper[block, block].T.tril(-1)
         # What each column loses, and 1 where a weight goes.
         errors, pruned = memory[:, : len(inner)]
         _take(block.start, weights[block], errors, pruned, inner, choose, levels, chosen)
+        if zeros:
+            weights[block] -= errors  # x - x is +0.0, where a product keeps its sign
         later = slice(block.stop, len(weights))
-        weights[later].addmm_(factor.upper[block, later].T, errors, alpha=-1)
+        weights[later].addmm_(upper[block, later].T, errors, alpha=-1)
     return weights.T.contiguous()
 
 
@@ -158,11 +254,11 @@ def _take(
     levels: tuple[int, ...],
     chosen: int,
 ) -> None:
-    """Prunes and updates some columns that have what all columns before them left.
+    """Updates some columns that have what all columns before them left, and says what goes.
 
     Args:
         start: the first of them.
-        weights: ``[columns, out]``, changed in place.
+        weights: ``[columns, out]``, changed in place to what each was when its turn came.
         errors: given what each column loses.
         pruned: given 1 where a weight goes, else 0.
         inner: what columns leave to later ones of these, ``[columns, columns]``, strictly lower
@@ -173,6 +269,15 @@ def _take(
     """
     if chosen == 0:
         pruned.copy_(choose(slice(start, start + len(weights)), weights))
+    if len(levels) == 1 and _is_compiled(weights.device):
+        arrays = weights.numpy(), errors.numpy(), inner.contiguous().numpy()
+        if chosen > 0:
+            assert isinstance(choose, Lowest)
+            factors = choose.factors[start : start + len(weights)].numpy()
+            sweep_groups(*arrays, factors, choose.m, choose.count)
+        else:
+            sweep(*arrays, pruned.numpy())
+        return
     if len(levels) == 1:
         # Errors are e = p (w - inner e), a column's from those before it: right from the top, one
         # more after each round.
@@ -181,7 +286,8 @@ def _take(
         for _ in range(len(weights) - 1):
             values = torch.addmm(weights, inner, errors, alpha=-1)
             torch.mul(values, pruned, out=errors)
-        torch.sub(values, errors, out=weights)  # x - x is +0.0, where a product keeps its sign
+        if values is not weights:
+            weights.copy_(values)
         return
     for part in _parts(slice(0, len(weights)), levels[1]):
         mine, before = weights[part], slice(0, part.start)

@@ -1,0 +1,1 @@
+"""Fine-tuning of pruned models that keeps their zeros."""

@@ -1,0 +1,1 @@
+"""Reordering of input channels before N:M pruning, without changing what the model computes."""
