@@ -2,6 +2,7 @@
 
     python benchmarks/prune.py --json
     python benchmarks/prune.py --windows 8      # a quick look
+    python benchmarks/prune.py --metric wanda --pattern 2:4     # one case of the four
 
 Wanda and the published metric, 50 % and 2:4, 64 windows of 512 tokens. The textbook manner: two
 forwards a block, one window at a time, a full sort, a loop over the columns of an N:M pattern;
@@ -37,11 +38,15 @@ def main() -> None:
     """Measures every metric and pattern, one way after the other."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--windows", type=int, default=64)
+    parser.add_argument("--metric", choices=METRICS, help="this one alone")
+    parser.add_argument("--pattern", choices=PATTERNS, help="this one alone")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     setting = Setting.load()
     setting.calibration = setting.calibration.subset(0, arguments.windows)
-    rows = [measured(setting, name, text) for text in PATTERNS for name in METRICS]
+    patterns = [arguments.pattern] if arguments.pattern else PATTERNS
+    metrics = [arguments.metric] if arguments.metric else METRICS
+    rows = [measured(setting, name, text) for text in patterns for name in metrics]
     ours = sum(row["seconds"] for row in rows)
     textbook = sum(row["textbook_seconds"] for row in rows)
     floor = two_forwards(setting)

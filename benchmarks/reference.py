@@ -6,6 +6,7 @@ masks, and the windows one at a time again for the next block's inputs. Then per
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,6 @@ from prunerzero.models.snapshot import DenseWeights
 from prunerzero.pruning.pruner import UnusableScores
 from prunerzero.statistics.cache import Statistics, gather_statistics
 from prunerzero.statistics.collectors import ACTIVATION, TOKENS, Sample, finish
-from prunerzero.statistics.gathering import ActivationSums
 
 MODEL, TEXT, LENGTH = "smollm2", "wikipedia", 512
 REFERENCE_WINDOWS, EVALUATION_WINDOWS, STATISTICS_WINDOWS = 64, 40, 16
@@ -111,19 +111,35 @@ def prune_as_published(setting: Setting, recipe: Recipe, pattern: Pattern) -> No
     sample = Sample(sequences=len(tokens), tokens=tokens.numel())
     replay = Replay(setting.model, setting.blocks, tokens, 1, setting.compute)
     for block in setting.blocks:
-        sums = ActivationSums(block.matrices, frozenset({ACTIVATION, TOKENS}))
+        sums: dict[str, Tensor] = {}
+        handles = [
+            matrix.module.register_forward_pre_hook(_adder(sums, matrix))
+            for matrix in block.matrices
+        ]
         replay.run(block)
-        sums.close()
-        gathered = sums.sums()
+        for handle in handles:
+            handle.remove()
         for matrix in block.matrices:
             inputs = dict(setting.statistics.of(matrix, frozenset("GF")))
-            inputs |= finish(frozenset("XA"), gathered[matrix.name], sample)
+            raw = {ACTIVATION: sums[matrix.name], TOKENS: torch.tensor(float(sample.tokens))}
+            inputs |= finish(frozenset("XA"), raw, sample)
             weight = setting.dense.weights[matrix.name]
             scores = recipe.metric_for(matrix.kind, matrix.family).score(W=weight, **inputs)
             if not scores.isfinite().all():
                 raise UnusableScores(f"scores of {matrix.name} are not finite")
             setting.dense.write_masked(matrix, _kept(scores, recipe, pattern).bool())
         replay.advance(replay.run(block))
+
+
+def _adder(sums: dict[str, Tensor], matrix: Matrix) -> Callable[[nn.Module, tuple[Tensor]], None]:
+    """Adds up the squared norms of a layer's inputs as the public code does, layer by layer."""
+
+    def add(_module: nn.Module, arguments: tuple[Tensor]) -> None:
+        inputs = arguments[0].reshape(-1, arguments[0].shape[-1]).t().float()
+        found = torch.norm(inputs, p=2, dim=1)[None] ** 2
+        sums[matrix.name] = sums[matrix.name] + found if matrix.name in sums else found
+
+    return add
 
 
 def _kept(scores: Tensor, recipe: Recipe, pattern: Pattern) -> Tensor:

@@ -15,7 +15,7 @@ PAGES = (
     *sorted((ROOT / "docs").rglob("*.md")),
 )
 # What a comment behind a command may say instead of the command being run.
-MARKS = ("needs internet", "needs a GPU", "needs docker")
+MARKS = ("needs internet", "needs a GPU", "needs docker", "needs a cluster")
 
 
 class Command(NamedTuple):

@@ -364,3 +364,27 @@ def test_it_streams_where_memory_is_short(arguments, tmp_path, succeed, capsys, 
     assert document["candidates"] == 2
     with Study.open(tmp_path / "s.db") as study:
         assert study.settings["compute"].endswith("streamed")
+
+
+@pytest.mark.slow
+def test_workers_measure_and_the_same_command_goes_on(arguments, tmp_path, succeed):
+    several = (*arguments, "--executor", "process", "--workers", 2, "--json")
+    assert succeed(*several, "--candidates", 5)["candidates"] == 5
+    assert succeed(*several, "--candidates", 7)["candidates"] == 7
+    with Study.open(tmp_path / "s.db") as study:
+        assert study.check() == []
+        assert study.counts()["pending"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--workers", 2), "executor 'serial' has none"),
+        (("--ray-address", "auto"), "is for executor 'ray', not 'serial'"),
+        (("--executor", "ray", "--stream"), "a streamed model is read by one process"),
+        (("--executor", "process", "--update", "sparsegpt"), "has one process"),
+    ],
+)
+def test_options_of_workers_that_do_not_fit(arguments, tmp_path, refuse, options, message):
+    assert message in refuse(*arguments, *options)
+    assert not (tmp_path / "s.db").exists()

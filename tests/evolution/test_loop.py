@@ -31,7 +31,7 @@ class Script(Strategy):
         self.asked += 1
         return self.proposals[(self.asked - 1) % len(self.proposals)]
 
-    def tell(self, individual, outcome):
+    def tell(self, individual, outcome, proposal=None):
         self.told.append((individual.id, outcome))
 
 

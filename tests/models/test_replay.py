@@ -7,6 +7,7 @@ from prunerzero.errors import InputError
 from prunerzero.models.blocks import find_blocks
 from prunerzero.models.compute import compute_for
 from prunerzero.models.replay import Replay
+from prunerzero.models.watching import watch_inputs
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -33,15 +34,43 @@ def test_replay_follows_changes_of_earlier_blocks():
     torch.testing.assert_close(torch.cat(replay.hidden), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_two_full_passes_serve_all_batches_of_one_shape():
+def test_one_full_pass_serves_all_batches_of_one_shape():
     model = make_model()
     blocks = find_blocks(model)
     calls = []
-    blocks[-1].module.register_forward_hook(lambda *_: calls.append(1))
+    blocks[-1].matrices[0].module.register_forward_hook(lambda *_: calls.append(1))
     Replay(model, blocks, make_tokens(11), 2, compute_for(model, "float32"))
-    # One checks that the model is a chain. Five batches of two windows need two passes; the last,
-    # of one window, needs its own.
-    assert len(calls) == 4
+    # One checks that the model is a chain. Five batches of two windows need one pass; the last, of
+    # one window, needs its own.
+    assert len(calls) == 3
+    assert not any("forward" in vars(block.module) for block in blocks)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "falcon", "mixtral"])
+def test_a_pass_for_the_inputs_ends_before_the_last_product(family):
+    model, tokens = make_model(family), make_tokens(6)
+    blocks = find_blocks(model)
+    replay = Replay(model, blocks, tokens, 2, compute_for(model, "float32"))
+
+    def seen(run):
+        """What the matrices were given, and how many passes came to their end."""
+        met, outputs = [], []
+        handles = watch_inputs(
+            blocks[1].matrices, lambda matrix, inputs, _: met.append((matrix.name, inputs))
+        )
+        handles.append(blocks[1].module.register_forward_hook(lambda *_: outputs.append(1)))
+        run(blocks[1])
+        for handle in handles:
+            handle.remove()
+        return met, len(outputs)
+
+    whole, passes = seen(replay.run)
+    shown, complete = seen(replay.show)
+    assert [name for name, _ in shown] == [name for name, _ in whole]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(shown, whole, strict=True))
+    experts = any(matrix.siblings for matrix in blocks[1].matrices)
+    assert passes == 3
+    assert complete == (3 if experts else 1)
 
 
 class ContentModel(nn.Module):

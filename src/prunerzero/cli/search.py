@@ -103,6 +103,20 @@ def command(
             show_default=False,
         ),
     ] = None,
+    executor: Annotated[
+        Literal["serial", "process", "ray"],
+        typer.Option(
+            "--executor", help="Where candidates are measured: here, by processes, by Ray's actors."
+        ),
+    ] = "serial",
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, help="How many; default: one a core.", show_default=False),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option("--ray-address", help="A running Ray cluster: auto, or HOST:PORT."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Search for a pruning recipe; the same command goes on with an interrupted search."""
@@ -110,6 +124,7 @@ def command(
         PAPER_ITERATIONS,
         PAPER_POPULATION,
         Budget,
+        check_executor,
         check_preset,
         check_targets,
     )
@@ -134,6 +149,7 @@ def command(
         if seen_documents(name):
             raise InputError(f"model '{name}': is pruned already; search on the dense model")
     check_targets(models, patterns, calibration, objective, preset)
+    check_executor(executor, workers, ray_address, stream=bool(stream), update=updated)
     _check_study(study)
     models = [run.source(name) for name in models]
     if stream is None and update == "none" and (reason := _reason_to_stream(models, study)):
@@ -165,6 +181,9 @@ def command(
                 device=run.device,
                 selection=selected.selection(),
                 stream=bool(stream),
+                executor=executor,
+                workers=workers,
+                ray_address=ray_address,
                 observe=console.observe,
                 report=console.report,
             )

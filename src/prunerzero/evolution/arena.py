@@ -61,6 +61,11 @@ class Arena:
         self._references: dict[tuple[int, int, int], DenseReference] = {}
         self._readings: dict[int, Divergence] = {}
 
+    @property
+    def round(self) -> int:
+        """Number of the round, from 0."""
+        return self._round
+
     def forget_model(self) -> None:
         """Others may have used the model since the last reading."""
         self._pruned_by = None
@@ -146,6 +151,33 @@ class Arena:
         windows = self._sampler.draw(2 * index + 1, self.plan.page)
         tokens = windows.tokens[: self.plan.guidance]
         return DenseReference(self.masker.model, tokens, self._compute)
+
+    def known(self) -> dict[int, Divergence]:
+        """The incumbent's readings in this round, by rung."""
+        return dict(self._readings)
+
+    def learn(self, readings: Mapping[int, Divergence]) -> None:
+        """Takes over readings of the incumbent in this round that were taken elsewhere."""
+        for rung, reading in readings.items():
+            known = self._readings.get(rung, NOTHING_READ)
+            if len(self.values(reading)) > len(self.values(known)):
+                self._readings[rung] = reading
+
+    def move_to(self, number: int, readings: Mapping[int, Divergence]) -> None:
+        """Goes on with a round that began elsewhere.
+
+        Args:
+            number: the round.
+            readings: what is known of the incumbent there.
+        """
+        if number != self._round:
+            follows = number == self._round + 1
+            self.next_round(None)  # what the dense model predicts on the old rung 1 serves again
+            if not follows:
+                self._round = number
+                self._references.clear()
+            self._readings.clear()
+        self.learn(readings)
 
     def next_round(self, challenge: Mapping[str, Any] | None) -> None:
         """Old rung 1 becomes rung 0, with what is known of the incumbent there.

@@ -112,4 +112,7 @@ def _boundary_pairs(groups: Tensor, n: int) -> tuple[Tensor, Tensor]:
     leaving, coming = (np.empty(len(array), np.int64) for _ in range(2))
     kernels.boundary_pairs(array, n, leaving, coming)
     starts = torch.arange(0, array.size, array.shape[1])
-    return tuple((starts + torch.from_numpy(one)).to(groups.device) for one in (leaving, coming))
+    first, second = (
+        (starts + torch.from_numpy(one)).to(groups.device) for one in (leaving, coming)
+    )
+    return first, second

@@ -49,7 +49,9 @@ class RandomStrategy(Strategy):
             recipe = recipe.model_copy(update={"allocation": CurvesAllocation(curves=curves)})
         return Proposal(recipe, "random")
 
-    def tell(self, individual: Individual, outcome: Outcome) -> None:
+    def tell(
+        self, individual: Individual, outcome: Outcome, proposal: Proposal | None = None
+    ) -> None:
         """See `Strategy.tell`; chance learns nothing."""
 
 
@@ -118,13 +120,16 @@ class EvoPressStrategy(Strategy):
         """See `Strategy.ask`."""
         if self._best is None:
             self._asked = self._parent
-            return Proposal(bare(Recipe.named("wanda")), "zoo")
+            return Proposal(bare(Recipe.named("wanda")), "zoo", note=self._asked)
         assert isinstance(self._parent.allocation, CurvesAllocation)
         allocation = traded(self._parent.allocation, self._random)
         self._asked = replace(self._parent, allocation=allocation)
-        return Proposal(self._asked.recipe(), "swap", (self._best,))
+        return Proposal(self._asked.recipe(), "swap", (self._best,), self._asked)
 
-    def tell(self, individual: Individual, outcome: Outcome) -> None:
+    def tell(
+        self, individual: Individual, outcome: Outcome, proposal: Proposal | None = None
+    ) -> None:
         """See `Strategy.tell`."""
         if outcome is Outcome.INCUMBENT:
-            self._parent, self._best = self._asked, individual.id
+            self._parent = proposal.note if proposal else self._asked
+            self._best = individual.id

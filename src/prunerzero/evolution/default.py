@@ -12,9 +12,9 @@ from prunerzero.evolution import variation
 from prunerzero.evolution.descent import Descent
 from prunerzero.evolution.genome import Genome
 from prunerzero.evolution.grammar import DEFAULT
-from prunerzero.evolution.guidance import Guide
+from prunerzero.evolution.guidance import Guidance, Guide
 from prunerzero.evolution.population import Individual, Population
-from prunerzero.evolution.strategies import Outcome, Proposal, Strategy, bare
+from prunerzero.evolution.strategies import Outcome, Proposal, Question, Strategy, bare
 from prunerzero.evolution.updating import SEEDS as UPDATE_SEEDS
 from prunerzero.evolution.updating import start
 from prunerzero.metric import Metric
@@ -46,6 +46,9 @@ class DefaultStrategy(Strategy):
     children varies the base formula by genetic programming. Children inherit the exponents and the
     allocation that the descent has reached, or no other formula could win. Some are bred from
     single formulas alone, for the best of these is a result too.
+
+    Asked ahead, it makes children while the answers of a descent are out; they count for the burst
+    that follows.
 
     Args:
         seed: seed of everything random here.
@@ -96,46 +99,85 @@ class DefaultStrategy(Strategy):
         self._point: Genome | None = None  # where the descent stands
         self._descent = Descent(shapes, tied=formula_only, spread=self._spread)
         self._children_left = 0
-        self._descending = False
+        self._children_ahead = 0  # made during the present descent
+        self._walker: Genome | None = None  # where a descent is that has not arrived yet
+        self._steps_left = 0
+        self._waiting = False  # for the answer to a question, or to the proposal of the arrival
+        self._arrival: Proposal | None = None
         self._queue = deque(self._start(guesses))
 
     def ask(self) -> Proposal:
         """See `Strategy.ask`."""
+        if self._arrival is not None:
+            self.fail(self._arrival)  # nothing was told of it
+        while isinstance(wanted := self.ask_ahead(), Question):
+            self.answer(self._guide(wanted.recipe))
+        return wanted
+
+    def ask_ahead(self) -> Proposal | Question:
+        """See `Strategy.ask_ahead`."""
         if self._queue:
             genome, origin = self._queue.popleft()
             return self._proposal(genome, origin)
         if self._incumbent is None:
             return self._proposal(self._fresh(), "random")
-        if self._descending:  # the recipe that it arrived at could not be measured
-            self._end_descent(astray=True)
-        if self._children_left:
-            self._children_left -= 1
+        if self._walker is None:
+            if self._children_left:
+                self._children_left -= 1
+                return self._vary(self._incumbent)
+            self._walker = self._point or self._genomes[self._incumbent.id]
+            self._steps_left, self._children_ahead = self.STEPS, 0
+        if self._waiting:
+            self._children_ahead += 1
             return self._vary(self._incumbent)
-        return self._descend(self._incumbent)
+        self._waiting = True
+        if self._steps_left:
+            return Question(self._walker.recipe())
+        self._point = self._walker
+        self._arrival = self._proposal(self._walker, "descent", self._incumbent)
+        return self._arrival
 
-    def tell(self, individual: Individual, outcome: Outcome) -> None:
+    def answer(self, guidance: Guidance | None) -> None:
+        """See `Strategy.answer`."""
+        assert self._walker is not None
+        if guidance is not None:
+            self._walker = self._descent.step(self._walker, guidance)
+        self._steps_left -= 1
+        self._waiting = False
+
+    def tell(
+        self, individual: Individual, outcome: Outcome, proposal: Proposal | None = None
+    ) -> None:
         """See `Strategy.tell`."""
+        genome = proposal.note if proposal else self._asked
         if outcome is not Outcome.KNOWN:
-            self._genomes[individual.id] = self._asked
+            self._genomes[individual.id] = genome
             self._population.add(individual)
-            metric = self._asked.metric
-            if isinstance(metric, Metric) and self._asked == self._genome(Recipe(metric=metric)):
+            metric = genome.metric
+            if isinstance(metric, Metric) and genome == self._genome(Recipe(metric=metric)):
                 self._alone.add(individual)
         if outcome is Outcome.INCUMBENT:
             self._incumbent = individual
-            self._point = self._asked
-        if self._descending:
+            self._point = genome
+        if self._arrival is not None and (proposal is None or proposal is self._arrival):
             assert self._incumbent is not None
             behind = individual.fitness - self._incumbent.fitness
             self._end_descent(astray=behind > self.ASTRAY, again=outcome is Outcome.INCUMBENT)
 
+    def fail(self, proposal: Proposal) -> None:
+        """See `Strategy.fail`."""
+        if proposal is self._arrival:
+            self._end_descent(astray=True)
+
     def _end_descent(self, *, astray: bool, again: bool = False) -> None:
-        self._descending = False
+        self._walker = self._arrival = None
+        self._waiting = False
         if astray:
             self._point = None
         if not again:
             dear = self._update != "none"
-            self._children_left = self.UPDATED_CHILDREN if dear else self.CHILDREN
+            burst = self.UPDATED_CHILDREN if dear else self.CHILDREN
+            self._children_left = max(0, burst - self._children_ahead)
 
     def _start(self, guesses: Sequence[Recipe]) -> list[tuple[Genome, str]]:
         # The rival first: fitness is relative to the first candidate.
@@ -167,14 +209,8 @@ class DefaultStrategy(Strategy):
 
     def _proposal(self, genome: Genome, origin: str, *parents: Individual) -> Proposal:
         self._asked = genome
-        return Proposal(genome.recipe(), origin, tuple(sorted({parent.id for parent in parents})))
-
-    def _descend(self, incumbent: Individual) -> Proposal:
-        point = self._point or self._genomes[incumbent.id]
-        for _ in range(self.STEPS):
-            point = self._descent.step(point, self._guide(point.recipe()))
-        self._point, self._descending = point, True
-        return self._proposal(point, "descent", incumbent)
+        ids = tuple(sorted({parent.id for parent in parents}))
+        return Proposal(genome.recipe(), origin, ids, genome)
 
     def _vary(self, incumbent: Individual) -> Proposal:
         random = self._random

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from prunerzero.evaluation.batches import target_losses
 from prunerzero.evaluation.divergence import DenseBatch, DenseReference, position_kl
+from prunerzero.evolution.arena import Arena
 from prunerzero.evolution.boundary import nm_slopes, unstructured_slopes
 from prunerzero.evolution.genome import UPDATE_FACTORS, factors_of
 from prunerzero.evolution.masking import Masker
@@ -67,6 +68,29 @@ class Guidance:
 
 # Measures the derivatives at a recipe.
 Guide = Callable[[Recipe], Guidance]
+
+# Derivatives of the fitness of a masker's model at a recipe, from the dense predictions.
+MeasureGuidance = Callable[[Any, Recipe, DenseReference, FitnessKind], Guidance]
+
+
+def guidance_on(
+    arenas: Sequence[Arena], measure: MeasureGuidance, recipe: Recipe, index: int
+) -> Guidance:
+    """Derivatives at a recipe; of several targets their mean (`mean_guidance`).
+
+    Args:
+        arenas: one for each target; they give windows that no rung uses.
+        measure: takes the derivatives of one target.
+        recipe: where to take them.
+        index: number of the windows.
+    """
+    found = []
+    for arena in arenas:
+        reference = arena.fresh_reference(index)
+        found.append(measure(arena.masker, recipe, reference, arena.fitness))
+    if len(found) == 1:
+        return found[0]
+    return mean_guidance(found, [[m.shape for m in arena.masker.matrices] for arena in arenas])
 
 
 def measure_guidance(

@@ -56,8 +56,33 @@ class Verdict:
     measurements: tuple[Measurement, ...]
 
 
+@dataclass(frozen=True)
+class Stance:
+    """What a worker must know to measure a candidate as the judge would now.
+
+    Attributes:
+        incumbent: what it is compared with.
+        round: whose windows it is read on; each incumbent begins one.
+        levels: the incumbent's fitness on each target.
+        slack: what rung 0 grants, in standard errors.
+        drawn: the candidate climbs to the top whatever the rungs say.
+        readings: of the incumbent, as far as they are known: for each target, by rung.
+    """
+
+    incumbent: Recipe
+    round: int
+    levels: tuple[float, ...]
+    slack: float
+    drawn: bool
+    readings: tuple[dict[int, Divergence], ...]
+
+
 class Judge(ABC):
-    """Measures candidates; see `IncumbentJudge` and `PerplexityJudge`."""
+    """Measures candidates; see `IncumbentJudge` and `PerplexityJudge`.
+
+    Where candidates are measured by workers, each has a copy of the judge for `measure`; the
+    judge's own `recall` decides.
+    """
 
     incumbent: Recipe | None = None
 
@@ -72,6 +97,25 @@ class Judge(ABC):
     @abstractmethod
     def recall(self, recipe: Recipe, measurements: Sequence[Measurement]) -> Verdict:
         """Takes note of a verdict that an earlier session reached, without measuring."""
+
+    def stance(self, ahead: int) -> Stance | None:  # noqa: ARG002
+        """What a copy needs to measure a candidate now, while so many others are out."""
+        return None
+
+    def measure(self, recipe: Recipe, stance: Stance | None) -> tuple[Measurement, ...]:
+        """What `judge` measures, without taking note of it."""
+        raise NotImplementedError
+
+    def learnt(self) -> Stance | None:
+        """What a copy found out about the incumbent meanwhile."""
+        return None
+
+    def learn(self, stance: Stance) -> None:  # noqa: B027  most copies find nothing out
+        """Takes over what a copy found out."""
+
+    def is_outdated(self, measurements: Sequence[Measurement]) -> bool:  # noqa: ARG002
+        """Whether a candidate must be measured again: it has beaten what is not the best now."""
+        return False
 
     def log_ratio(self, fitness: float, other: float) -> float:
         """How much worse the first fitness is than the other, as the logarithm of a ratio."""
@@ -95,6 +139,10 @@ class PerplexityJudge(Judge):
 
     def judge(self, recipe: Recipe) -> Verdict:
         """See `Judge.judge`; the fitness is the perplexity."""
+        return self.recall(recipe, self.measure(recipe, None))
+
+    def measure(self, recipe: Recipe, stance: Stance | None) -> tuple[Measurement, ...]:  # noqa: ARG002
+        """See `Judge.measure`."""
         began = time.perf_counter()
         self._masker.apply(recipe)
         loss = measure_loss(self._masker.model, self._windows, self._compute)
@@ -106,7 +154,7 @@ class PerplexityJudge(Judge):
             loss=loss.mean,
             seconds=time.perf_counter() - began,
         )
-        return self.recall(recipe, [measurement])
+        return (measurement,)
 
     def recall(self, recipe: Recipe, measurements: Sequence[Measurement]) -> Verdict:
         """See `Judge.recall`."""
@@ -153,6 +201,7 @@ class IncumbentJudge(Judge):
         self._objective: Objective = objective
         self._plan = self.arenas[0].plan
         self._levels = [0.0] * len(self.arenas)
+        self._past_levels: dict[int, list[float]] = {}  # by round, of the rounds before this one
         self._judged = 0
         self._judged_in_round = 0
         self._trust = Trust()
@@ -163,7 +212,46 @@ class IncumbentJudge(Judge):
             arena.forget_model()
         if self.incumbent is None:
             return self._first(recipe)
-        return self.recall(recipe, self._climb(recipe))
+        drawn = is_drawn(self._judged)
+        return self.recall(recipe, self._climb(recipe, self._trust.slack, {}, drawn=drawn))
+
+    def stance(self, ahead: int) -> Stance | None:
+        """See `Judge.stance`."""
+        assert self.incumbent is not None
+        return Stance(
+            self.incumbent,
+            self.arenas[0].round,
+            tuple(self._levels),
+            self._trust.slack,
+            is_drawn(self._judged + ahead),
+            tuple(arena.known() for arena in self.arenas),
+        )
+
+    def measure(self, recipe: Recipe, stance: Stance | None) -> tuple[Measurement, ...]:
+        """See `Judge.measure`."""
+        assert stance is not None
+        for arena, readings in zip(self.arenas, stance.readings, strict=True):
+            arena.forget_model()
+            arena.move_to(stance.round, readings)
+        self.incumbent, self._levels = stance.incumbent, list(stance.levels)
+        notes = {"round": stance.round}
+        return tuple(self._climb(recipe, stance.slack, notes, drawn=stance.drawn))
+
+    def learnt(self) -> Stance | None:
+        """See `Judge.learnt`."""
+        return self.stance(0)
+
+    def learn(self, stance: Stance) -> None:
+        """See `Judge.learn`."""
+        for arena, readings in zip(self.arenas, stance.readings, strict=True):
+            if stance.round == arena.round:
+                arena.learn(readings)
+
+    def is_outdated(self, measurements: Sequence[Measurement]) -> bool:
+        """See `Judge.is_outdated`: the rest keep the fitness that they have by their round."""
+        return self._round_of(measurements) != self.arenas[0].round and beats_incumbent(
+            measurements
+        )
 
     def recall(self, recipe: Recipe, measurements: Sequence[Measurement]) -> Verdict:
         """See `Judge.recall`."""
@@ -173,18 +261,24 @@ class IncumbentJudge(Judge):
             return Verdict(0.0, True, tuple(measurements))
         levels = [
             level + pooled(decisive_data(measurements, arena.name))[0]
-            for level, arena in zip(self._levels, self.arenas, strict=True)
+            for level, arena in zip(
+                self._past_levels.get(self._round_of(measurements), self._levels),
+                self.arenas,
+                strict=True,
+            )
         ]
         fitness = combine(levels, self._objective)
-        wins = beats_incumbent(measurements)
+        wins = beats_incumbent(measurements) and not self.is_outdated(measurements)
         self._trust.learn(measurements)
         self._judged_in_round += 1
+        before = self.arenas[0].round, self._levels
         if wins:
             self.incumbent, self._levels = recipe, levels
         if wins or self._judged_in_round >= self._plan.round_length:
             self._judged_in_round = 0
             for arena in self.arenas:
                 arena.next_round(data_of(measurements[1], arena.name) if wins else None)
+            self._past_levels[before[0]] = before[1]
         return Verdict(fitness, wins, tuple(measurements))
 
     def _first(self, recipe: Recipe) -> Verdict:
@@ -198,14 +292,27 @@ class IncumbentJudge(Judge):
             parts_read.append(arena.measurement(reading, 0, None, {}))
         return self.recall(recipe, [self._joined(parts_read, {}, began)])
 
-    def _climb(self, recipe: Recipe) -> list[Measurement]:
-        """Measures from rung 0 upwards: as far as the candidate gets, or to the top if drawn."""
-        drawn = is_drawn(self._judged)
+    def _round_of(self, measurements: Sequence[Measurement]) -> int:
+        """The round that a candidate was measured in; where that is not noted, this one."""
+        number: int = measurements[0].data.get("round", self.arenas[0].round)
+        return number
+
+    def _climb(
+        self, recipe: Recipe, slack: float, first: Mapping[str, Any], *, drawn: bool
+    ) -> list[Measurement]:
+        """Measures from rung 0 upwards: as far as the candidate gets, or to the top if drawn.
+
+        Args:
+            recipe: the candidate.
+            slack: what rung 0 grants.
+            first: notes for the study, beside the measurement on rung 0.
+            drawn: it climbs to the top.
+        """
         climbed: list[Measurement] = []
         audit: dict[str, Any] = {}
         for rung in range(self._plan.top + 1):
-            notes = audit or ({} if rung else {"slack": self._trust.slack})
-            climbed.append(self._race(recipe, rung, notes))
+            notes = audit or ({} if rung else {"slack": slack, **first})
+            climbed.append(self._race(recipe, rung, slack, notes))
             passes = beats_incumbent(climbed) if rung else is_promoted(climbed[0].data)
             if not passes and not drawn:
                 break
@@ -213,7 +320,7 @@ class IncumbentJudge(Judge):
                 audit = {"audit": True}
         return climbed
 
-    def _race(self, recipe: Recipe, rung: int, notes: dict[str, Any]) -> Measurement:
+    def _race(self, recipe: Recipe, rung: int, slack: float, notes: dict[str, Any]) -> Measurement:
         """Reads a rung's windows, part by part, until all are read or there is nothing to add.
 
         Every part is read on all targets before anything is decided.
@@ -231,7 +338,7 @@ class IncumbentJudge(Judge):
             ratio, error = self._compared(rung, readings, incumbents)
             glance = windows == self._plan.glance
             share = windows / whole if rung == 1 else 0.0
-            if is_lost(ratio, error, self._trust.slack, glance=glance, share=share):
+            if is_lost(ratio, error, slack, glance=glance, share=share):
                 break
             if is_won(ratio, error, share):
                 break

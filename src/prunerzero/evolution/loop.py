@@ -10,27 +10,21 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from prunerzero.errors import InputError
-from prunerzero.evaluation.divergence import DenseReference
 from prunerzero.evolution.arena import Arena
-from prunerzero.evolution.guidance import Guidance, mean_guidance
+from prunerzero.evolution.executors.tasks import CANDIDATES_FAULTS, reason_of
+from prunerzero.evolution.guidance import Guidance, MeasureGuidance, guidance_on
 from prunerzero.evolution.judging import Judge
 from prunerzero.evolution.masking import Masker, Maskers, Sketch
 from prunerzero.evolution.population import Individual
-from prunerzero.evolution.settings import FitnessKind
 from prunerzero.evolution.strategies import Outcome, Proposal, Strategy
 from prunerzero.pruning.allocation import UniformAllocation
-from prunerzero.pruning.pruner import UnusableScores
 from prunerzero.recipe import Recipe
 from prunerzero.study import Candidate, Study
 from prunerzero.study.records import Status
-
-# Derivatives of the fitness of a masker's model at a recipe, from the dense predictions.
-MeasureGuidance = Callable[[Any, Recipe, DenseReference, FitnessKind], Guidance]
 
 GUIDANCE_EVENT = "guidance"
 # Proposals in a row that were all known: the space within reach is exhausted.
@@ -99,12 +93,7 @@ class RecordedGuide:
         if self._recorded:
             return Guidance.from_json(self._recorded.popleft().data)
         self._deadline.check()
-        found = []
-        for arena in self._arenas:
-            reference = arena.fresh_reference(index)
-            found.append(self._measure(arena.masker, recipe, reference, arena.fitness))
-        shapes = [[m.shape for m in arena.masker.matrices] for arena in self._arenas]
-        guidance = found[0] if len(found) == 1 else mean_guidance(found, shapes)
+        guidance = guidance_on(self._arenas, self._measure, recipe, index)
         self._study.add_event(GUIDANCE_EVENT, {"index": index, **guidance.to_json()})
         return guidance
 
@@ -184,7 +173,7 @@ class Loop:
                 return row
         raise Exhausted
 
-    def _is_known(self, key: str) -> bool:
+    def _is_known(self, key: str, proposal: Proposal | None = None) -> bool:
         known = self._by_key.get(key)
         if known is None and key in self._aliases:
             known = self.individuals.get(self._aliases[key])
@@ -193,7 +182,7 @@ class Loop:
         self._skipped += 1
         self.duplicates += 1
         if known is not None:
-            self._strategy.tell(known, Outcome.KNOWN)
+            self._strategy.tell(known, Outcome.KNOWN, proposal)
         return True
 
     def _recall(self, key: str) -> Candidate:
@@ -232,28 +221,17 @@ class Loop:
             status = "failed"
             verdict = self._judge.judge(recipe)
             status = "evaluated"
-        except UnusableScores as error:
-            reason = str(error)
-        except (RuntimeError, MemoryError, ArithmeticError, ValueError) as error:
-            # No candidate can bring down the search: an operator of the user's may raise.
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        row = Candidate(
-            step=self.proposals,
-            key=key,
+        except CANDIDATES_FAULTS as error:
+            reason = reason_of(error)
+        row = replace(
+            self._pending(proposal, key),
             status=status,
-            recipe=recipe.to_json(),
-            expression=recipe.expression,
-            size=sum(metric.size for metric in recipe.formulas.values()),
-            origin=proposal.origin,
-            parents=proposal.parents,
             fitness=verdict.fitness if verdict else None,
             fingerprint=fingerprint,
             reason=reason,
             seconds=time.perf_counter() - began,
-            skipped=self._skipped,
         )
         identifier = self._study.add_candidate(row, verdict.measurements if verdict else ())
-        self._skipped = 0
         row = self._study.candidate(identifier)
         if verdict is None:
             self._refused.add(key)
@@ -262,6 +240,22 @@ class Loop:
             if identifier in self._near and sketch is not None:
                 self._sketches[identifier] = sketch
         return row
+
+    def _pending(self, proposal: Proposal, key: str) -> Candidate:
+        """The row of a proposal of which nothing is known yet."""
+        recipe = proposal.recipe
+        skipped, self._skipped = self._skipped, 0
+        return Candidate(
+            step=self.proposals,
+            key=key,
+            status="pending",
+            recipe=recipe.to_json(),
+            expression=recipe.expression,
+            size=sum(metric.size for metric in recipe.formulas.values()),
+            origin=proposal.origin,
+            parents=proposal.parents,
+            skipped=skipped,
+        )
 
     def _much_like(self, sketch: Sketch) -> Individual | None:
         """A candidate near the incumbent that prunes nearly alike."""
@@ -272,7 +266,9 @@ class Loop:
                 return individual
         return None
 
-    def _settle(self, row: Candidate, recipe: Recipe, incumbent: bool) -> None:
+    def _settle(
+        self, row: Candidate, recipe: Recipe, incumbent: bool, proposal: Proposal | None = None
+    ) -> None:
         assert row.id is not None
         assert row.fitness is not None
         individual = Individual(row.id, recipe, row.fitness, row.size)
@@ -293,4 +289,4 @@ class Loop:
         if row.fingerprint:
             self._by_fingerprint[row.fingerprint] = individual
         outcome = Outcome.INCUMBENT if incumbent else Outcome.MEASURED
-        self._strategy.tell(individual, outcome)
+        self._strategy.tell(individual, outcome, proposal)

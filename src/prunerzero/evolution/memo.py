@@ -27,6 +27,10 @@ class Memo:
         self._entries: OrderedDict[Hashable, Parts] = OrderedDict()
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[type[Memo], tuple[int]]:
+        """A copy in another process remembers nothing yet."""
+        return type(self), (self.limit,)
+
     def recall(self, key: Hashable, compute: Callable[[], Parts]) -> Parts:
         """What ``compute`` returned for ``key`` before, or returns now."""
         with self._lock:

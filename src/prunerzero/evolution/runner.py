@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from prunerzero.evolution.closing import (
 )
 from prunerzero.evolution.controls import EvoPressStrategy, RandomStrategy
 from prunerzero.evolution.default import DefaultStrategy
+from prunerzero.evolution.executors.base import open_executor
+from prunerzero.evolution.executors.tasks import Workplace
 from prunerzero.evolution.judging import IncumbentJudge, Judge, PerplexityJudge, RungPlan
 from prunerzero.evolution.loop import ALIKE, Deadline, Exhausted, Loop, OutOfTime, RecordedGuide
 from prunerzero.evolution.population import best_per_size
@@ -26,14 +29,17 @@ from prunerzero.evolution.result import SearchResult, save_best, with_provenance
 from prunerzero.evolution.settings import (
     STREAMED,
     Budget,
+    ExecutorKind,
     FitnessKind,
     GenomeKind,
     Objective,
     Preset,
     SearchSettings,
+    check_executor,
     check_preset,
     check_targets,
 )
+from prunerzero.evolution.steady import SteadyLoop
 from prunerzero.evolution.strategies import PaperStrategy, Strategy
 from prunerzero.evolution.targets import (
     Ground,
@@ -111,6 +117,9 @@ def search(
     selection: Selection = EVERYTHING,
     update: Update = "none",
     stream: bool = False,
+    executor: ExecutorKind = "serial",
+    workers: int | None = None,
+    ray_address: str | None = None,
     observe: Observer = silent,
     report: Report = silent,
 ) -> SearchResult:
@@ -141,6 +150,10 @@ def search(
         selection: which blocks and matrices are pruned.
         update: what happens to the kept weights of every candidate before its fitness is measured.
         stream: have one block in memory at a time (`docs/streaming.md`).
+        executor: where candidates are measured: ``serial``, here; ``process``, by processes of this
+            machine; ``ray``, by Ray's actors (`docs/cluster.md`).
+        workers: how many; None for one a core, or as many as a Ray cluster has room for.
+        ray_address: of a Ray cluster that runs, such as ``auto``; None starts one here.
         observe: called after each candidate.
         report: called with a step's name, the parts done and their number.
 
@@ -158,6 +171,8 @@ def search(
     check_targets(models, patterns, calibrations, objective, preset)
     check_preset(preset, patterns, genome, bool(guesses), fitness)
     check_update(update, preset, stream=stream)
+    check_executor(executor, workers, ray_address, stream=stream, update=update)
+    workforce = open_executor(executor, workers, ray_address)
     timings: dict[str, float] = {}
     clock = _Clock(timings)
     benches = open_models(models, dtype, device, selection, stream, sequence_length)
@@ -184,6 +199,7 @@ def search(
         selection=asdict(selection),
         objective=objective,
         fitness=fitness,
+        asynchronous=executor != "serial",
         update=update,
     )
     grounds = [
@@ -192,7 +208,10 @@ def search(
         for source in calibrations
     ]
     clock.lap("loading")
-    with Study.open_or_create(study, settings.to_json()) as store:
+    with (
+        Study.open_or_create(study, settings.to_json()) as store,
+        workforce or nullcontext() as crew,
+    ):
         mixture = are_mixtures(benches)
         asked = frozenset("R" if mixture else "").union(*(guess.terminals for guess in guesses))
         if update != "none":
@@ -206,7 +225,8 @@ def search(
         judge, strategy = _players(settings, guesses, targets, plan, store, deadline)
         # The published algorithm measures what is nearly alike, too.
         alike = 0.0 if preset == "paper" else ALIKE
-        loop = Loop(store, strategy, judge, targets.maskers, alike)
+        kind = SteadyLoop if crew else Loop
+        loop = kind(store, strategy, judge, targets.maskers, alike)
         loop.replay()
         if preset != "paper":
             if not loop.proposals:
@@ -216,7 +236,14 @@ def search(
             if early:
                 targets.gather(wanted)
         clock.lap("statistics")
+        if crew and isinstance(loop, SteadyLoop):
+            arenas = judge.arenas if isinstance(judge, IncumbentJudge) else []
+            measure = benches[0].measure_guidance
+            crew.start(Workplace(judge, targets.maskers, arenas, measure))
+            loop.crew = crew
         _run(loop, store, judge, budget, deadline, observe)
+        if crew:
+            crew.close()
         targets.maskers.restore()
         clock.lap("search")
         if loop.incumbent is None:
@@ -333,10 +360,21 @@ def _run(
     began = time.perf_counter()
     if budget.seconds is not None:
         deadline.at = began + budget.seconds
-    before = sum(store.counts().values())
+    counts = store.counts()
+    before = sum(counts.values()) - counts["pending"]
     rows = before
     store.add_event("session-start", {"budget": str(budget), "candidates": before})
-    while not budget.spent(time.perf_counter() - began, rows, loop.proposals):
+
+    def may_begin() -> bool:
+        seconds = time.perf_counter() - began
+        if isinstance(loop, SteadyLoop):
+            return not budget.spent(seconds, loop.settled + loop.out, loop.begun)
+        return not budget.spent(seconds, rows, loop.proposals)
+
+    steady = isinstance(loop, SteadyLoop)
+    if isinstance(loop, SteadyLoop):
+        loop.may_begin = may_begin
+    while steady or may_begin():
         try:
             loop.advance()
         except Exhausted:

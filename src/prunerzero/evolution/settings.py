@@ -19,6 +19,7 @@ Preset = Literal["default", "paper", "random", "evopress"]
 GenomeKind = Literal["recipe", "formula"]
 Objective = Literal["mean", "worst"]
 FitnessKind = Literal["kl", "loss"]
+ExecutorKind = Literal["serial", "process", "ray"]
 
 STREAMED = "streamed"
 
@@ -133,6 +134,37 @@ def check_targets(
     check_texts(calibrations)
 
 
+def check_executor(
+    kind: ExecutorKind,
+    workers: int | None,
+    address: str | None,
+    *,
+    stream: bool,
+    update: Update = "none",
+) -> None:
+    """Checks that the options of executors fit together.
+
+    Raises:
+        InputError: they do not; the line says why.
+    """
+    if kind == "serial" and workers not in (None, 1):
+        raise InputError(f"workers {workers}: executor 'serial' has none; choose process or ray")
+    if workers is not None and workers < 1:
+        raise InputError(f"workers {workers}: give at least 1")
+    if address is not None and kind != "ray":
+        raise InputError(f"ray address '{address}': is for executor 'ray', not '{kind}'")
+    if stream and kind != "serial":
+        raise InputError(
+            f"executor '{kind}': a streamed model is read by one process; leave out stream or "
+            "choose executor serial"
+        )
+    if update != "none" and kind != "serial":
+        raise InputError(
+            f"executor '{kind}': a search with update '{update}' has one process; choose executor "
+            "serial"
+        )
+
+
 def check_texts(sources: Sequence[str]) -> None:
     """Checks that no document has one use in one text and another use in another.
 
@@ -172,6 +204,7 @@ class SearchSettings(BaseModel):
         selection: what is pruned, as a `Selection`.
         objective: how several targets are combined.
         fitness: what a candidate is compared by.
+        asynchronous: workers measure several candidates at once.
         update: what happens to the kept weights before that.
     """
 
@@ -192,11 +225,12 @@ class SearchSettings(BaseModel):
     selection: dict[str, Any] = {}
     objective: Objective = "mean"
     fitness: FitnessKind = "kl"
+    asynchronous: bool = False
     update: Update = "none"
 
     def to_json(self) -> dict[str, Any]:
         """As a study keeps them; what came later is left out at its default, as in old studies."""
-        later = {"objective", "fitness", "update"}
+        later = {"objective", "fitness", "asynchronous", "update"}
         usual = {
             name for name in later if getattr(self, name) == type(self).model_fields[name].default
         }

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from random import Random
+from typing import TYPE_CHECKING, Any
 
 from prunerzero.evolution import variation
 from prunerzero.evolution.grammar import PAPER
@@ -21,14 +22,32 @@ from prunerzero.evolution.settings import PAPER_POPULATION
 from prunerzero.metric import Metric
 from prunerzero.recipe import Recipe
 
+if TYPE_CHECKING:
+    from prunerzero.evolution.guidance import Guidance
+
 
 @dataclass(frozen=True)
 class Proposal:
-    """A recipe to try, how it came about, and the candidates that it descends from."""
+    """A recipe to try, how it came about, and the candidates that it descends from.
+
+    Attributes:
+        recipe: what to prune by.
+        origin: how it came about.
+        parents: the candidates that it descends from.
+        note: the strategy's own, for when it is told of this proposal while others are out.
+    """
 
     recipe: Recipe
     origin: str
     parents: tuple[int, ...] = ()
+    note: Any = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A recipe at which a strategy wants to know the derivatives."""
+
+    recipe: Recipe
 
 
 class Outcome(Enum):
@@ -47,8 +66,29 @@ class Strategy(ABC):
         """The next candidate."""
 
     @abstractmethod
-    def tell(self, individual: Individual, outcome: Outcome) -> None:
-        """Takes note of a candidate and its fitness."""
+    def tell(
+        self, individual: Individual, outcome: Outcome, proposal: Proposal | None = None
+    ) -> None:
+        """Takes note of a candidate and its fitness.
+
+        Args:
+            individual: the candidate.
+            outcome: what became of the proposal.
+            proposal: which one, where several are out at once; None for the last one.
+        """
+
+    # Several at once
+
+    def ask_ahead(self) -> Proposal | Question:
+        """What to do next while the answers to earlier proposals and questions are still out."""
+        return self.ask()
+
+    def answer(self, guidance: Guidance | None) -> None:
+        """Takes note of the derivatives that it asked for; None if they cannot be measured."""
+        raise NotImplementedError
+
+    def fail(self, proposal: Proposal) -> None:  # noqa: B027  most need not know
+        """Takes note that nothing will be told of a proposal: it could not be measured."""
 
 
 class PaperStrategy(Strategy):
@@ -96,7 +136,9 @@ class PaperStrategy(Strategy):
             return self.fresh()
         return Proposal(Recipe(metric=child), "crossover", (first.id, second.id))
 
-    def tell(self, individual: Individual, _outcome: Outcome) -> None:
+    def tell(
+        self, individual: Individual, _outcome: Outcome, _proposal: Proposal | None = None
+    ) -> None:
         """See `Strategy.tell`; the published algorithm does not tell duplicates apart."""
         self._population.add(individual)
 

@@ -19,7 +19,7 @@ from prunerzero.evolution.guidance import Guidance, derivatives, finite_or_zero,
 from prunerzero.evolution.masking import Masker
 from prunerzero.evolution.settings import FitnessKind
 from prunerzero.models.blocks import Block, Matrix
-from prunerzero.models.replay import run_block
+from prunerzero.models.running import run_block
 from prunerzero.models.snapshot import DenseWeights
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.pruning.pruner import DenseStatistics, UnusableScores

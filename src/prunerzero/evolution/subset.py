@@ -21,7 +21,7 @@ from prunerzero.evolution.settings import FitnessKind
 from prunerzero.evolution.streamed import StreamedMasker
 from prunerzero.models.blocks import Block
 from prunerzero.models.compute import Compute
-from prunerzero.models.replay import run_block
+from prunerzero.models.running import run_block
 from prunerzero.recipe import Recipe
 from prunerzero.study.records import Measurement
 

@@ -12,8 +12,7 @@ from torch import Tensor
 from prunerzero.data.windows import WindowSampler
 from prunerzero.evaluation.comparison import Comparison, Measures
 from prunerzero.evolution.arena import Arena
-from prunerzero.evolution.guidance import measure_guidance
-from prunerzero.evolution.loop import MeasureGuidance
+from prunerzero.evolution.guidance import MeasureGuidance, measure_guidance
 from prunerzero.evolution.masking import Masker
 from prunerzero.evolution.rungs import RungPlan
 from prunerzero.evolution.settings import FitnessKind

@@ -9,9 +9,9 @@ checked on two batches, and then two full passes serve however many batches ther
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from prunerzero.errors import InputError
 from prunerzero.models.blocks import Block
 from prunerzero.models.compute import Compute
+from prunerzero.models.running import BlockCall, run_block, show_inputs
 
 HIDDEN = "hidden_states"
 PROBED_TOKENS = 32
@@ -30,14 +31,6 @@ TOLERANCE = 1e-3
 
 class FirstBlockReached(Exception):
     """Ends a forward pass once the first block's input is known."""
-
-
-@dataclass
-class BlockCall:
-    """What one block was given: positional arguments after the hidden states, and keywords."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
 
 
 class Replay:
@@ -68,13 +61,20 @@ class Replay:
         self.hidden: list[Tensor] = []
         self._calls: list[list[BlockCall]] = []
         batches = list(tokens.split(batch))
+        endings: list[Ending] = []
+        shared = False
         for position, ids in enumerate(batches):
-            shareable = position >= 2 and ids.shape == batches[0].shape
-            if shareable and same_arguments(self._calls[0], self._calls[1]):
+            if position == 1 and ids.shape == batches[0].shape:
+                # What is the same for other tokens and other hidden states depends on neither.
+                with _passing(blocks, endings):
+                    _, calls = capture_blocks(model, blocks, ids, compute)
+                shared = same_arguments(self._calls[0], calls)
+            if shared and ids.shape == batches[0].shape:
                 self.hidden.append(_first_hidden(model, blocks[0], ids, compute))
                 self._calls.append(self._calls[0])
             else:
-                hidden, calls = capture_blocks(model, blocks, ids, compute)
+                with _noting(blocks, endings if position == 0 else []):
+                    hidden, calls = capture_blocks(model, blocks, ids, compute)
                 self.hidden.append(hidden)
                 self._calls.append(calls)
         self._first = list(self.hidden)
@@ -91,9 +91,56 @@ class Replay:
             outputs.append(run_block(block, hidden, calls[block.index], self.compute))
         return outputs
 
+    def show(self, block: Block) -> None:
+        """Runs one block on them for what hooks see of its matrices' inputs."""
+        show_inputs(block, self.hidden, self._calls, self.compute)
+
     def advance(self, outputs: Iterable[Tensor]) -> None:
         """Makes ``outputs`` of a block the input of the next one."""
         self.hidden = list(outputs)
+
+
+# The container in which a block returns its hidden states, and what follows them in it.
+Ending = Callable[[Tensor], Any]
+
+
+@contextmanager
+def _noting(blocks: list[Block], endings: list[Ending]) -> Iterator[None]:
+    """Notes how each block returns its hidden states, while they run in their order."""
+
+    def note(_module: nn.Module, _arguments: object, output: Any) -> None:
+        if isinstance(output, (tuple, list)):
+            kind, rest = type(output), output[1:]
+            endings.append(lambda hidden: kind((hidden, *rest)))
+        else:
+            endings.append(lambda hidden: hidden)
+
+    handles = [block.module.register_forward_hook(note) for block in blocks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _passing(blocks: list[Block], endings: list[Ending]) -> Iterator[None]:
+    """Lets blocks return the hidden states that they are given, which takes no time."""
+
+    def forward(ending: Ending, *args: Any, **kwargs: Any) -> Any:
+        return ending(split_call(args, kwargs)[0])
+
+    # A model spread over several devices has forward methods of its instances' own.
+    before = [vars(block.module).get("forward") for block in blocks]
+    for block, ending in zip(blocks, endings, strict=True):
+        block.module.forward = partial(forward, ending)
+    try:
+        yield
+    finally:
+        for block, own in zip(blocks, before, strict=True):
+            del block.module.forward
+            if own is not None:
+                block.module.forward = own
 
 
 @torch.no_grad()
@@ -122,20 +169,6 @@ def check_chain(model: nn.Module, blocks: list[Block], tokens: Tensor, compute: 
                 f"else than what {block.name} returns, so blocks cannot be pruned one after the "
                 "other; prune one-shot (--one-shot)"
             )
-
-
-def run_block(block: Block, hidden: Tensor, call: BlockCall, compute: Compute) -> Tensor:
-    """The block's output ``[batch, length, hidden_size]`` for such hidden states."""
-    return run_module(block.module, hidden, call, compute)
-
-
-def run_module(module: nn.Module, hidden: Tensor, call: BlockCall, compute: Compute) -> Tensor:
-    """The same for a block's module."""
-    with compute.autocast():
-        output = module(hidden, *call.args, **call.kwargs)
-    # Blocks return a tensor, a tuple or a list, whatever their annotation says.
-    found: Tensor = output[0] if isinstance(output, (tuple, list)) else output
-    return found
 
 
 @torch.no_grad()

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from prunerzero.errors import InputError
 from prunerzero.models.blocks import Block
 from prunerzero.models.compute import Compute
-from prunerzero.models.replay import capture_blocks, run_block
+from prunerzero.models.replay import capture_blocks
+from prunerzero.models.running import run_block
 from prunerzero.permutation.assignment import best_order, kept
 from prunerzero.permutation.folds import Fold, find_folds
 from prunerzero.permutation.pattern import check_permutable

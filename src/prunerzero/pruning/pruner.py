@@ -260,6 +260,9 @@ class Chain(Protocol):
     def run(self, block: Block) -> Iterable[Tensor]:
         """The outputs of a block for the current hidden states, a batch each."""
 
+    def show(self, block: Block) -> None:
+        """Runs a block on them for what hooks see of its matrices' inputs, and no further."""
+
     def advance(self, outputs: Iterable[Tensor]) -> None:
         """Makes ``outputs`` of a block the input of the next one."""
 
@@ -318,8 +321,7 @@ def run_loop(
 def _replayed_sums(replay: Chain, block: Block, wanted: frozenset[str]) -> RawStatistics:
     sums = ActivationSums(block.matrices, wanted)
     try:
-        for _ in replay.run(block):
-            pass
+        replay.show(block)
     finally:
         sums.close()
     return sums.sums()

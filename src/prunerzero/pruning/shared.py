@@ -23,7 +23,7 @@ from prunerzero.statistics.collectors import (
 )
 from prunerzero.statistics.gathering import RawStatistics, gather_raw
 
-REPLAY_TOKENS = 1024
+REPLAY_TOKENS = 2048
 # One pass each gives all sums of a group.
 PASSES = {"gradients": BACKWARD, "regional gradients": INSIDE}
 

@@ -74,9 +74,11 @@ class Watched(Strategy):
         self.shares.append(self.share())
         return self._strategy.ask()
 
-    def tell(self, individual: Individual, outcome: Outcome) -> None:
+    def tell(
+        self, individual: Individual, outcome: Outcome, proposal: Proposal | None = None
+    ) -> None:
         """See `Strategy.tell`."""
-        self._strategy.tell(individual, outcome)
+        self._strategy.tell(individual, outcome, proposal)
 
     def share(self) -> float:
         """Distinct candidates in the population over its size; 1 for an empty one."""

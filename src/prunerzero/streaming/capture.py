@@ -22,12 +22,12 @@ from prunerzero.models.blocks import Block
 from prunerzero.models.compute import Compute
 from prunerzero.models.replay import (
     PROBED_TOKENS,
-    BlockCall,
     FirstBlockReached,
     run_base,
     same_arguments,
     split_call,
 )
+from prunerzero.models.running import BlockCall
 from prunerzero.streaming.store import IN_MEMORY, WeightStore
 
 # Logits worked on at once by the head; a float32 copy and its gradient are 64 MiB each.

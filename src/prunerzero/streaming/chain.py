@@ -10,7 +10,7 @@ from torch import Tensor
 
 from prunerzero.models.blocks import Block
 from prunerzero.models.compute import Compute
-from prunerzero.models.replay import run_block
+from prunerzero.models.running import run_block, show_inputs
 from prunerzero.streaming.capture import Calls
 from prunerzero.streaming.states import States, write_states
 
@@ -64,6 +64,10 @@ class StreamedReplay:
         """The outputs of one block for the current hidden states, one after the other."""
         for hidden, calls in zip(self.states, self._calls, strict=True):
             yield run_block(block, hidden, calls[block.index], self._compute)
+
+    def show(self, block: Block) -> None:
+        """Runs one block on them for what hooks see of its matrices' inputs."""
+        show_inputs(block, self.states, self._calls, self._compute)
 
     def advance(self, outputs: Iterable[Tensor]) -> None:
         """Makes ``outputs`` of a block the input of the next one."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from prunerzero.models.blocks import Block
 from prunerzero.models.compute import Compute
 from prunerzero.models.matrices import Matrix
-from prunerzero.models.replay import run_block
+from prunerzero.models.running import run_block
 from prunerzero.packing.weightfile import WeightFile
 from prunerzero.progress import Report
 from prunerzero.statistics.collectors import (
@@ -158,8 +158,7 @@ class DensePass:
                     if self._backward or block.index + 1 < count:
                         chain.advance(chain.run(block))
                     else:
-                        for _ in chain.run(block):
-                            pass
+                        chain.show(block)
                 finally:
                     if sums is not None:
                         sums.close()

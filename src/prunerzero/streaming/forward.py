@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunerzero.models.blocks import Block
-from prunerzero.models.replay import run_block
+from prunerzero.models.running import run_block
 from prunerzero.streaming.capture import Calls
 from prunerzero.streaming.opening import Opened
 

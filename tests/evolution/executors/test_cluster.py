@@ -1,0 +1,95 @@
+"""Real Ray: actors that die, and a cluster that loses a node in the middle of a search."""
+
+import pytest
+
+from prunerzero.errors import InputError
+from prunerzero.evolution import runner as module
+from prunerzero.evolution.executors.cluster import RayExecutor
+from prunerzero.evolution.runner import search
+from prunerzero.evolution.settings import Budget
+from prunerzero.study import Study
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+@pytest.fixture
+def run(model_directory, text, tmp_path):
+    def start(candidates=16, **more):
+        return search(
+            model_directory,
+            "50%",
+            study=tmp_path / "s.db",
+            budget=Budget(None, candidates),
+            calibration=text,
+            samples=4,
+            sequence_length=32,
+            executor="ray",
+            **more,
+        )
+
+    return start
+
+
+def sound(path, candidates):
+    with Study.open(path) as study:
+        assert study.check() == []
+        assert study.counts()["pending"] == 0
+        rows = study.candidates("evaluated")
+        assert len({row.key for row in rows}) == len(rows)
+        assert sum(study.counts().values()) == candidates
+        return study.events("worker-lost")
+
+
+@pytest.mark.slow
+def test_a_search_on_this_machine_goes_on_with_processes(run, tmp_path):
+    assert run(candidates=12, workers=2).candidates == 12
+    assert not ray.is_initialized()
+    sound(tmp_path / "s.db", 12)
+
+
+@pytest.mark.slow
+def test_a_killed_actor_and_a_lost_node_lose_no_candidate(run, tmp_path, monkeypatch):
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    opened, lost = [], []
+
+    def watched(_, workers, address):
+        opened.append(RayExecutor(workers, address))
+        return opened[-1]
+
+    monkeypatch.setattr(module, "open_executor", watched)
+
+    def observe(status):
+        if status.recent == 4:  # one of its actors is killed
+            lost.append("actor")
+            ray.kill(next(iter(opened[0]._actors.values())))
+        if status.recent == 8:
+            lost.append("node")
+            cluster.remove_node(nodes[0], allow_graceful=False)
+            cluster.add_node(num_cpus=1)
+
+    try:
+        result = run(candidates=24, workers=3, ray_address=cluster.address, observe=observe)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert lost == ["actor", "node"]
+    assert result.candidates == 24
+    sound(tmp_path / "s.db", 24)
+    assert opened[0]._started > 3  # workers were replaced
+
+
+@pytest.mark.slow
+def test_more_workers_than_the_cluster_has_cores_for(run):
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        with pytest.raises(InputError, match="workers 9: the cluster has cores for 1"):
+            run(workers=9, ray_address=cluster.address)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
