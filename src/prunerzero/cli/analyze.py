@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 SHOWN = 10  # rows of the long tables; --json has all
 
+EXAMPLES = (
+    "prunerzero analyze s.db",
+    "prunerzero analyze s.db --candidates 30 --transfer-pattern 2:4 --figures figures",
+)
+
 
 def command(
     study: StudyFile,

@@ -8,6 +8,12 @@ import typer
 
 from prunerzero.cli.common import DefaultGroup, Json, emit, note, print_table
 
+EXAMPLES = (
+    "prunerzero assets",
+    "prunerzero assets fetch",
+    "prunerzero assets fetch smollm2 wikipedia",
+)
+
 
 class _Group(DefaultGroup):
     default = "list"

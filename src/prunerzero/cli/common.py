@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import typer
-from typer.core import TyperGroup
 
+from prunerzero.cli.help import Group as CommandGroup
 from prunerzero.errors import InputError
 from prunerzero.files import json_text
+from prunerzero.suggestions import did_you_mean
 from prunerzero.updates.names import Update as UpdateName
 
 if TYPE_CHECKING:
@@ -89,6 +90,13 @@ Json = Annotated[
 ]
 
 
+def zoo_names(incomplete: str) -> list[str]:
+    """The zoo's names that begin so, for a shell's completion."""
+    from prunerzero import zoo
+
+    return [name for name in zoo.names() if name.startswith(incomplete)]
+
+
 def emit(document: Any) -> None:
     """Prints the JSON document of ``--json`` on stdout; non-finite numbers become null."""
     print(json_text(document, indent=2), flush=True)
@@ -144,7 +152,11 @@ class Progress:
         self._printed: dict[str, float] = {}
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty():
+        return self
+
+    def _draws(self) -> bool:
+        """Whether there are bars; they begin with the first step, after what libraries draw."""
+        if self._bars is None and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
             from rich.progress import Progress as RichProgress
@@ -159,7 +171,7 @@ class Progress:
                 console=Console(stderr=True),
             )
             self._bars.start()
-        return self
+        return self._bars is not None
 
     def __exit__(self, *_: object) -> None:
         if self._bars is not None:
@@ -167,9 +179,10 @@ class Progress:
 
     def __call__(self, step: str, done: float, total: float) -> None:
         """Reports that ``done`` of ``total`` units of ``step`` are done."""
-        if self._bars is None:
+        if not self._draws():
             self._print(step, done, total)
             return
+        assert self._bars is not None
         if step not in self._tasks:
             self._tasks[step] = self._bars.add_task(step, total=total)
         self._bars.update(self._tasks[step], completed=done, total=total)
@@ -187,7 +200,7 @@ class Progress:
         note(line)
 
 
-class DefaultGroup(TyperGroup):
+class DefaultGroup(CommandGroup):
     """A command with subcommands of which one, ``default``, need not be named.
 
     ``prunerzero study S.db`` is ``prunerzero study show S.db``.
@@ -198,7 +211,9 @@ class DefaultGroup(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Puts the default's name in front when no subcommand is named."""
         if not args or (args[0] not in self.commands and args[0] != "--help"):
-            args = [self.default, *args]
+            near = args and did_you_mean(args[0], self.commands)
+            if not (near and len(args) > 1 and not os.path.lexists(args[0])):
+                args = [self.default, *args]
         return super().parse_args(ctx, args)
 
 

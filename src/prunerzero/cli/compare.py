@@ -21,6 +21,12 @@ from prunerzero.cli.options import (
 )
 from prunerzero.errors import InputError
 
+EXAMPLES = (
+    "prunerzero compare smollm2 --metrics wanda,ria,pruner-zero --pattern 50%",
+    'prunerzero compare smollm2 --metrics "wanda,W * A * sqrt(coln(F))" --pattern 2:4',
+    "prunerzero compare smollm2 --metrics wanda --update none,sparsegpt --pattern 2:4 --json",
+)
+
 
 @with_options
 def command(

@@ -11,13 +11,18 @@ from typing import Annotated
 
 import typer
 
-from prunerzero.cli.common import note
+from prunerzero.cli.common import Json, emit, note
 from prunerzero.cli.report import Evaluations, RandomStudy
 from prunerzero.cli.study import StudyFile
 from prunerzero.errors import InputError
 
 TOKEN = "PRUNERZERO_DASHBOARD_TOKEN"
 SHORTEST = 16  # characters of a token
+
+EXAMPLES = (
+    "prunerzero dashboard s.db",
+    "prunerzero dashboard s.db --host 0.0.0.0 --port 8080",
+)
 
 
 def command(
@@ -28,6 +33,7 @@ def command(
     ] = 8750,
     evaluation: Evaluations = None,
     random: RandomStudy = None,
+    json: Json = False,
 ) -> None:
     """Serve the report live while a search goes on; reads the study only.
 
@@ -48,6 +54,8 @@ def command(
     app = make_app(Follower(path, extras), token)
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{listener.getsockname()[1]}/"
+    if json:
+        emit({"study": str(path), "address": address, "token": token})
     note(f"dashboard of {Path(study).name}: {address}{'' if token is None else f'?token={token}'}")
     note("Ctrl-C ends it; the search is not touched")
     DashboardServer(app).run(sockets=[listener])

@@ -14,6 +14,13 @@ from prunerzero.errors import InputError
 TEXT_HELP = "Named source (its held-out documents) or file (whole); repeatable."
 WINDOWS, DEEP_WINDOWS = 32, 8
 
+EXAMPLES = (
+    "prunerzero evaluate out",
+    "prunerzero evaluate out --text openwebtext --text my.txt --against smollm2",
+    "prunerzero evaluate out --tasks sentence_order,last_word",
+    "prunerzero evaluate out --deep",
+)
+
 
 @with_options
 def command(

@@ -9,6 +9,11 @@ import typer
 
 from prunerzero.cli.common import Json, Progress, emit, prepare_output, print_table
 
+EXAMPLES = (
+    "prunerzero export out --output packed",
+    "prunerzero export packed --output dense --format dense",
+)
+
 
 def command(
     directory: Annotated[

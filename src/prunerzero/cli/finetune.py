@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 BUDGET = "10m"
 
 
+EXAMPLES = ("prunerzero finetune out --budget 10m",)
+
+
 def command(
     directory: Annotated[
         str, typer.Argument(metavar="DIR", help="Checkpoint directory, as prune writes it.")

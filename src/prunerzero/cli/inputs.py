@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunerzero.cli.common import note, prepare_output
+from prunerzero.cli.help import is_verbose
 from prunerzero.errors import PrunerZeroWarning
-from prunerzero.models.names import converted_directory, gguf_file
+from prunerzero.models.names import ALIASES, converted_directory, gguf_file
 
 if TYPE_CHECKING:
     from prunerzero.pruning.pattern import Pattern
@@ -83,6 +84,7 @@ def announce(name: str) -> None:
     gguf = gguf_file(name)
     once = gguf is not None and not converted_directory(gguf).exists()
     note(f"loading {name}{', converting its GGUF file once: half a minute' if once else ''}")
+    verbose = is_verbose()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not sys.warnoptions:
@@ -91,8 +93,16 @@ def announce(name: str) -> None:
         warnings.showwarning = lambda message, *_, **__: note(f"prunerzero: warning: {message}")
     from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    if not verbose:
+        logging.set_verbosity_error()
+    if name not in ALIASES and not os.path.lexists(name):
+        from prunerzero.models.hub import first_use
+
+        if (line := first_use(name)) is not None:
+            note(line)
+            return  # and let the hub's own bars show how far the download is
+    if not sys.stderr.isatty():  # on a terminal it shows how far loading is
+        logging.disable_progress_bar()
 
 
 def prepare_pruning(model: str, output: str, stream: bool | None) -> tuple[Path, bool]:

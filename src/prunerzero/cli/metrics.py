@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from prunerzero.cli.common import Json, emit, print_table
 
+EXAMPLES = (
+    "prunerzero metrics",
+    "prunerzero metrics --json",
+)
+
 
 def command(json: Json = False) -> None:
     """List the named metrics with their formulas and sources."""

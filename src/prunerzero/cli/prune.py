@@ -17,6 +17,7 @@ from prunerzero.cli.common import (
     emit,
     note,
     print_table,
+    zoo_names,
 )
 from prunerzero.cli.options import (
     AllocationBudget,
@@ -29,6 +30,12 @@ from prunerzero.cli.preparing import AUTO, Preparation
 from prunerzero.errors import InputError
 from prunerzero.files import require_space
 
+EXAMPLES = (
+    "prunerzero prune smollm2 --metric wanda --pattern 2:4 --output out",
+    'prunerzero prune smollm2 --metric "W * sqrt(A * F)" --pattern 50% --output out',
+    "prunerzero prune smollm2 --recipe s.best.json --pattern 50% --update sparsegpt --output out",
+)
+
 
 @with_options
 def command(
@@ -39,7 +46,9 @@ def command(
     metric: Annotated[
         str | None,
         typer.Option(
-            "--metric", help="Zoo name, expression, or JSON file; auto: the zoo's best here."
+            "--metric",
+            help="Zoo name, expression, or JSON file; auto: the zoo's best here.",
+            autocompletion=zoo_names,
         ),
     ] = None,
     recipe: Annotated[

@@ -23,6 +23,11 @@ RandomStudy = Annotated[
     typer.Option("--random", metavar="STUDY", help="A search with --preset random to compare."),
 ]
 
+EXAMPLES = (
+    "prunerzero report s.db --output report.html",
+    "prunerzero report s.db --output report.html --masks --random random.db",
+)
+
 
 def command(
     study: StudyFile,

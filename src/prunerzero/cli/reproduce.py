@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from prunerzero.reproduction.run import Reproduction
 
 
+EXAMPLES = ("prunerzero reproduce smollm2 --output repro --budget 2h",)
+
+
 def command(
     model: inputs.Model,
     output: Annotated[

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 
 PLAIN_INTERVAL = 15.0  # seconds between two plain lines without news
 
+EXAMPLES = (
+    "prunerzero search smollm2 --pattern 50% --budget 10m --study s.db",
+    'prunerzero search smollm2 --pattern 2:4 --guess "W * sqrt(A * F)" --budget 1h --study s.db',
+    "prunerzero search smollm2 --pattern 50% --pattern 2:4 --objective worst --study both.db",
+)
+
 
 @with_options
 def command(

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's file.")]
 
+EXAMPLES = (
+    "prunerzero study s.db",
+    "prunerzero study check s.db",
+    "prunerzero study export s.db --format csv --output candidates.csv",
+    "prunerzero study merge a.db b.db --output both.db",
+)
+
 
 class _Group(DefaultGroup):
     default = "show"
@@ -109,17 +116,24 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--output", help="The file to write; default: stdout.")
     ] = None,
+    json: Json = False,
 ) -> None:
-    """Write the candidates, one a line."""
+    """Write the candidates, one a line; with --json all in one document."""
     from prunerzero.study import Study
 
     with Study.open(study) as opened:
-        text = _lines([asdict(candidate) for candidate in opened.candidates()], format)
+        rows = [asdict(candidate) for candidate in opened.candidates()]
+    text = _lines(rows, format)
+    if output is None and json:
+        emit({"study": str(study.absolute()), "candidates": rows})
+        return
     if output is None:
         sys.stdout.write(text)
         return
     with atomic_path(output) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
+    if json:
+        emit({"output": str(output.absolute()), "candidates": len(rows)})
 
 
 @command.command()

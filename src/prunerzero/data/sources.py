@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from prunerzero.data import bundled, hub, local, written
 from prunerzero.data.documents import Benchmark, Document, TextSource, deduplicate
 from prunerzero.data.splits import Split, documents_of, split_documents
 from prunerzero.errors import InputError
+from prunerzero.suggestions import did_you_mean
 
 __all__ = [
     "SOURCES",
@@ -123,9 +123,7 @@ def _existing(source: str | Path) -> Path:
     path = Path(source)
     if str(source) and path.exists():
         return path
-    close = difflib.get_close_matches(str(source), SOURCES, n=1)
-    hint = f"did you mean '{close[0]}'? " if close else ""
     raise InputError(
-        f"text '{source}': no such file, and no text source of that name; {hint}"
-        f"the sources are {', '.join(SOURCES)}"
+        f"text '{source}': no such file, and no text source of that name; "
+        f"the sources are {', '.join(SOURCES)}{did_you_mean(str(source), SOURCES)}"
     )

@@ -98,6 +98,11 @@ def load_model(
         if not is_finite(parameter):
             raise InputError(f"model '{name}': tensor '{key}' holds NaN or infinity")
     model = place(model.eval().requires_grad_(False), device)
+    logger.info(
+        "%s: %s of %.1f million weights, %s, on %s, from %s",
+        *(name, type(model).__name__, sum(p.numel() for p in model.parameters()) / 1e6),
+        *(model.dtype, model.device, source),
+    )
     if accelerate is not None:
         model.acceleration = make_semi_structured(model)
         logger.info("%s: %s", name, model.acceleration)

@@ -10,6 +10,7 @@ from pathlib import Path
 from prunerzero.data.assets import asset_path
 from prunerzero.errors import InputError
 from prunerzero.files import cache_dir
+from prunerzero.suggestions import did_you_mean
 
 # Demo aliases: name -> asset that holds the GGUF file.
 ALIASES = {"smollm2": "smollm2"}
@@ -44,7 +45,7 @@ def check_model_name(name: str | os.PathLike[str]) -> None:
     elif len(name) > LONGEST_ID or not _HUB_ID.fullmatch(name):
         raise InputError(
             f"model '{name}': not a directory, not an alias ({', '.join(ALIASES)}), "
-            "and not a hub id (owner/name)"
+            f"and not a hub id (owner/name){did_you_mean(name, ALIASES)}"
         )
 
 

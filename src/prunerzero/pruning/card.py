@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections import defaultdict
 from collections.abc import Mapping
@@ -48,6 +49,8 @@ def model_card(record: Mapping[str, Any]) -> str:
         [
             "---",
             "library_name: transformers",
+            "pipeline_tag: text-generation",
+            *_base(record["model"]),
             "tags: [pruned, sparse, prunerzero]",
             "---",
             "",
@@ -79,6 +82,11 @@ def model_card(record: Mapping[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _base(model: str) -> list[str]:
+    """The card's link to the dense model, which only a hub id can be."""
+    return [f"base_model: {model}"] if re.fullmatch(r"[\w.-]+/[\w.-]+", model) else []
 
 
 def _calibration(calibration: Mapping[str, Any] | None) -> str:
