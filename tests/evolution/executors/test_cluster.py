@@ -41,14 +41,14 @@ def sound(path, candidates):
         return study.events("worker-lost")
 
 
-@pytest.mark.slow
+@pytest.mark.night
 def test_a_search_on_this_machine_goes_on_with_processes(run, tmp_path):
     assert run(candidates=12, workers=2).candidates == 12
     assert not ray.is_initialized()
     sound(tmp_path / "s.db", 12)
 
 
-@pytest.mark.slow
+@pytest.mark.night
 def test_a_killed_actor_and_a_lost_node_lose_no_candidate(run, tmp_path, monkeypatch):
     from ray.cluster_utils import Cluster
 
@@ -82,7 +82,7 @@ def test_a_killed_actor_and_a_lost_node_lose_no_candidate(run, tmp_path, monkeyp
     assert opened[0]._started > 3  # workers were replaced
 
 
-@pytest.mark.slow
+@pytest.mark.night
 def test_more_workers_than_the_cluster_has_cores_for(run):
     from ray.cluster_utils import Cluster
 
