@@ -16,7 +16,7 @@ ALL_ROWS = slice(None)
 
 # Integers as wide as a weight, by bytes.
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-# What a kernel of ours rounds and writes in one pass, fifteen times as fast as two of torch's.
+# What a kernel of ours rounds and writes in one pass, ten times as fast as two of torch's.
 IN_ONE_PASS = (torch.float32, torch.bfloat16, "cpu")
 
 
