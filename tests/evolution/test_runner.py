@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from prunerzero.errors import InputError
 from prunerzero.evolution import runner as module
@@ -18,10 +19,12 @@ from prunerzero.evolution.judging import RungPlan
 from prunerzero.evolution.loop import GUIDANCE_EVENT
 from prunerzero.evolution.runner import search
 from prunerzero.evolution.settings import Budget
-from prunerzero.metric import Metric
+from prunerzero.metric import TERMINALS, Metric, Operator, Shape, Sign, Terminal, operators
 from prunerzero.metric.operators import OPERATORS
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.recipe import Recipe
+from prunerzero.statistics import TokenSum, register
+from prunerzero.statistics.collectors import COLLECTORS, TOKEN_SUMS
 from prunerzero.study import Study
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -324,6 +327,32 @@ def test_a_raising_operator_fails_its_candidates_alone(run, tmp_path, monkeypatc
     assert rows[guesses[1]].status in {"failed", "rejected"}
     assert "not finite" in rows[guesses[1]].reason
     assert rows[guesses[2]].status == "evaluated"
+
+
+def test_ones_own_terminal_and_operator_are_drawn(run, tmp_path, monkeypatch):
+    for registry in (OPERATORS, TERMINALS, COLLECTORS, TOKEN_SUMS):  # left as they are found
+        for name in ("softsign", "Peak", "largest"):
+            monkeypatch.setitem(registry, name, None)
+            monkeypatch.delitem(registry, name)
+    operators.register(Operator("softsign", 1, lambda x: x / (1 + x.abs()), "x / (1 + |x|)"))
+    peak = Terminal("Peak", Shape.COLUMN, Sign.NON_NEGATIVE, "largest |x|", "grows", "activation")
+    largest = TokenSum("largest", lambda x: x.abs().amax(0, keepdim=True), torch.maximum)
+    register(peak, lambda raw, _: raw["largest"], [largest])
+    own = {"preset": "random", "guesses": (), "vocabulary": ("Peak", "softsign")}
+    run(candidates=20, **own)
+    rows = rows_of(tmp_path / "s.db")[0]
+    for name in ("Peak", "softsign("):
+        using = [row for row in rows if name in row.expression]
+        assert any(row.status == "evaluated" for row in using)
+    with pytest.raises(InputError, match="vocabulary"):
+        run(candidates=21, preset="random", guesses=())
+    guess = "W * softsign(Peak)"
+    result = run("guess.db", candidates=21, guesses=(guess,), vocabulary=["Peak"])
+    assert result.candidates == 21
+    rows = rows_of(tmp_path / "guess.db")[0]
+    assert [row.status for row in rows if row.expression == guess] == ["evaluated"]
+    with pytest.raises(InputError, match=r"sum 'largest': .* without stream"):
+        run("streamed.db", guesses=(guess,), stream=True)
 
 
 def test_a_pattern_that_does_not_fit_the_model(run, tmp_path):

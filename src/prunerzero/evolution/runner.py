@@ -22,6 +22,7 @@ from prunerzero.evolution.controls import EvoPressStrategy, RandomStrategy
 from prunerzero.evolution.default import DefaultStrategy
 from prunerzero.evolution.executors.base import open_executor
 from prunerzero.evolution.executors.tasks import Workplace
+from prunerzero.evolution.grammar import DEFAULT, Grammar
 from prunerzero.evolution.judging import IncumbentJudge, Judge, PerplexityJudge, RungPlan
 from prunerzero.evolution.loop import ALIKE, Deadline, Exhausted, Loop, OutOfTime, RecordedGuide
 from prunerzero.evolution.population import best_per_size
@@ -108,6 +109,7 @@ def search(
     objective: Objective = "mean",
     fitness: FitnessKind = "kl",
     guesses: Sequence[Recipe] = (),
+    vocabulary: Sequence[str] = (),
     calibration: str | Sequence[str] = "wikipedia",
     samples: int = 16,
     sequence_length: int = 512,
@@ -140,6 +142,8 @@ def search(
         fitness: what a candidate is compared by: ``kl``, divergence from the dense model, or
             ``loss``, log perplexity.
         guesses: the user's own recipes, tried early and bred from.
+        vocabulary: terminals and operators that random trees and mutations draw beside the usual
+            ones, such as registered ones of the user's own.
         calibration: text source, or several; its four splits serve statistics, fitness, the choice
             of the winner and the closing table.
         samples: calibration windows.
@@ -169,7 +173,9 @@ def search(
     if isinstance(budget, str):
         budget = Budget.parse(budget)
     check_targets(models, patterns, calibrations, objective, preset)
-    check_preset(preset, patterns, genome, bool(guesses), fitness)
+    vocabulary = _listed(vocabulary)
+    check_preset(preset, patterns, genome, bool(guesses), fitness, vocabulary)
+    grammar = DEFAULT.including(vocabulary)
     check_update(update, preset, stream=stream)
     check_executor(executor, workers, ray_address, stream=stream, update=update)
     workforce = open_executor(executor, workers, ray_address)
@@ -201,6 +207,7 @@ def search(
         fitness=fitness,
         asynchronous=executor != "serial",
         update=update,
+        vocabulary=vocabulary,
     )
     grounds = [
         Ground(name, bench, Texts(source, bench.tokenizer, settings, plan))
@@ -217,12 +224,13 @@ def search(
         if update != "none":
             asked |= STATISTICS[update] | rival(update).terminals
         wanted = (PAPER_TERMINALS if preset == "paper" else TERMINALS) | asked
+        wanted |= frozenset(vocabulary) & frozenset(grammar.terminals)
         # Reading all weights twice for an early first row would not be worth it.
         early = preset != "paper" and not stream
         targets = Targets(grounds, patterns, FIRST_TERMINALS | asked if early else wanted, report)
         _note_rounding(store, grounds)
         deadline = Deadline()
-        judge, strategy = _players(settings, guesses, targets, plan, store, deadline)
+        judge, strategy = _players(settings, guesses, grammar, targets, plan, store, deadline)
         # The published algorithm measures what is nearly alike, too.
         alike = 0.0 if preset == "paper" else ALIKE
         kind = SteadyLoop if crew else Loop
@@ -311,6 +319,7 @@ def _note_rounding(store: Study, grounds: Sequence[Ground]) -> None:
 def _players(
     settings: SearchSettings,
     guesses: Sequence[Recipe],
+    grammar: Grammar,
     targets: Targets,
     plan: RungPlan,
     store: Study,
@@ -333,7 +342,10 @@ def _players(
     strategy: Strategy
     if settings.preset == "random":
         strategy = RandomStrategy(
-            seed, shapes, allocate=not pattern.is_nm and settings.genome == "recipe"
+            seed,
+            shapes,
+            allocate=not pattern.is_nm and settings.genome == "recipe",
+            grammar=grammar,
         )
     elif settings.preset == "evopress":
         strategy = EvoPressStrategy(seed, shapes, families)
@@ -349,6 +361,7 @@ def _players(
             formula_only=settings.genome == "formula",
             mixture=are_mixtures([ground.bench for ground in targets.grounds]),
             update=settings.update,
+            grammar=grammar,
         )
     return IncumbentJudge(arenas, settings.objective), strategy
 
