@@ -37,7 +37,7 @@ from prunerzero.pruning.shared import SharedData
 from prunerzero.recipe import Recipe
 from prunerzero.statistics.cache import DenseStatistics as DenseStatistics
 from prunerzero.statistics.cache import Statistics
-from prunerzero.statistics.collectors import FORWARD, Sample, raw_sums, terminals_of
+from prunerzero.statistics.collectors import Sample, forward, raw_sums, terminals_of
 from prunerzero.statistics.gathering import ActivationSums, RawStatistics
 
 
@@ -250,7 +250,7 @@ def sums_by_pass(recipe: Recipe, sequential: bool) -> tuple[frozenset[str], froz
     Only activations depend on the blocks before; without them both modes are the same.
     """
     needed = raw_sums(recipe.terminals)
-    replayed = needed & FORWARD if sequential else frozenset[str]()
+    replayed = forward(needed) if sequential else frozenset[str]()
     return needed - replayed, replayed
 
 
