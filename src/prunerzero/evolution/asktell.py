@@ -29,7 +29,6 @@ from prunerzero.evolution.runner import TERMINALS
 from prunerzero.evolution.strategies import Outcome, Proposal, Strategy
 from prunerzero.evolution.targets import are_mixtures, check_recipes, open_models
 from prunerzero.models.selection import EVERYTHING, Selection
-from prunerzero.notebook import recipe as recipe_html
 from prunerzero.progress import silent
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.pruning.pruner import UnusableScores
@@ -55,7 +54,7 @@ class Trial:
     key: str
 
     def _repr_html_(self) -> str:
-        return recipe_html(self.recipe)
+        return self.recipe._repr_html_()
 
 
 class AskTell:
