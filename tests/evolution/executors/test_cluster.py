@@ -1,10 +1,12 @@
 """Real Ray: actors that die, and a cluster that loses a node in the middle of a search."""
 
+import socket
+
 import pytest
 
 from prunerzero.errors import InputError
 from prunerzero.evolution import runner as module
-from prunerzero.evolution.executors.cluster import RayExecutor
+from prunerzero.evolution.executors.cluster import RayExecutor, check_reachable
 from prunerzero.evolution.runner import search
 from prunerzero.evolution.settings import Budget
 from prunerzero.study import Study
@@ -39,6 +41,35 @@ def sound(path, candidates):
         assert len({row.key for row in rows}) == len(rows)
         assert sum(study.counts().values()) == candidates
         return study.events("worker-lost")
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_where_nobody_listens_is_refused_before_the_model_is_read(scheme, text):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(InputError, match=rf"ray cluster '{scheme}127.0.0.1:{port}': .*refused"):
+        search("no/such model", "50%", study="s.db", calibration=text, executor="ray",
+               ray_address=f"{scheme}127.0.0.1:{port}")  # fmt: skip
+
+
+@pytest.mark.parametrize("address", ["", "here", "ray://", "host:", "host:123456", "http://a:1"])
+def test_what_is_no_address_is_refused(address):
+    with pytest.raises(InputError, match=r"ray address '.*': is no address; give HOST:PORT"):
+        check_reachable(address)
+
+
+def test_the_cluster_that_was_joined_last_may_be_gone(tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    check_reachable("auto")  # nothing is noted: Ray may look
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{port}")
+    with pytest.raises(InputError, match=f"ray cluster '127.0.0.1:{port}': cannot be reached"):
+        check_reachable("auto")
+    with socket.create_server(("127.0.0.1", port)):
+        check_reachable("auto")
 
 
 @pytest.mark.night
