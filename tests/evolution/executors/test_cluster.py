@@ -1,6 +1,11 @@
 """Real Ray: actors that die, and a cluster that loses a node in the middle of a search."""
 
+import os
+import signal
 import socket
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -124,3 +129,38 @@ def test_more_workers_than_the_cluster_has_cores_for(run):
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+@pytest.mark.night
+def test_a_search_that_is_stopped_says_how_to_go_on_and_leaves_nothing_running(
+    model_directory, text, tmp_path
+):
+    psutil = pytest.importorskip("psutil")
+    study = tmp_path / "s.db"
+    command = [
+        sys.executable, "-m", "prunerzero", "search", model_directory, "--pattern", "50%",
+        "--study", str(study), "--calibration", text, "--samples", "4", "--sequence-length", "32",
+        "--candidates", "100000", "--executor", "ray", "--workers", "2",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ) as process:
+        while process.poll() is None and measured(study) < 4:  # the first is measured without Ray
+            time.sleep(0.1)
+        if process.poll() is not None:
+            pytest.fail(process.stderr.read())
+        started = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        err = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1].startswith("prunerzero: interrupted, nothing is half-written")
+    assert "Traceback" not in err
+    assert started
+    assert not psutil.wait_procs(started, timeout=30)[1]
+    with Study.open(study) as opened:
+        assert opened.check() == []
+
+
+def measured(path):
+    if not path.exists():
+        return 0
+    with Study.open(path) as study:
+        return study.counts()["evaluated"]

@@ -151,7 +151,7 @@ class RayExecutor(Executor):
                         object_store_memory=size + ROOM,
                         **quiet,
                     )
-        except (ConnectionError, OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # of any kind: Ray raises bare ones, too
             where = f"'{self._address}'" if self._address else "of this machine"
             raise InputError(
                 f"ray cluster {where}: cannot be reached ({' '.join(str(error).split())[:300]})"
