@@ -13,7 +13,7 @@ import torch
 
 from prunerzero.errors import InputError
 from prunerzero.evolution import runner as module
-from prunerzero.evolution import workbench
+from prunerzero.evolution import session, workbench
 from prunerzero.evolution.default import DefaultStrategy
 from prunerzero.evolution.judging import RungPlan
 from prunerzero.evolution.loop import GUIDANCE_EVENT
@@ -209,7 +209,9 @@ def test_a_study_of_other_settings_is_refused(run, tmp_path):
 
 def test_a_time_budget_ends_the_search(model_directory, text, tmp_path, monkeypatch):
     clock = iter(range(0, 10**6, 4))
-    monkeypatch.setattr(module, "time", type("Clock", (), {"perf_counter": lambda: next(clock)}))
+    ticking = type("Clock", (), {"perf_counter": lambda: next(clock)})
+    monkeypatch.setattr(module, "time", ticking)
+    monkeypatch.setattr(session, "time", ticking)
     options = {"calibration": text, "samples": 4, "sequence_length": 32, "study": tmp_path / "s.db"}
     first = search(model_directory, "50%", budget=Budget(50, None), **options)
     assert 2 < first.candidates < 12
@@ -327,6 +329,24 @@ def test_a_raising_operator_fails_its_candidates_alone(run, tmp_path, monkeypatc
     assert rows[guesses[1]].status in {"failed", "rejected"}
     assert "not finite" in rows[guesses[1]].reason
     assert rows[guesses[2]].status == "evaluated"
+
+
+def test_callbacks_see_the_study_and_may_stop(run, tmp_path):
+    seen = []
+
+    def stop_at_five(study, row):
+        assert study.candidate(row.id) == row
+        seen.append(row.id)
+        if len(seen) == 5:
+            raise session.StopSearch
+
+    result = run(callbacks=[stop_at_five])
+    assert seen == [1, 2, 3, 4, 5]
+    assert result.candidates == 5
+    with Study.open(tmp_path / "s.db") as study:
+        assert study.best.id == result.closing.winner.id
+    run(callbacks=[lambda _, row: seen.append(row.id)])
+    assert seen == list(range(1, CANDIDATES + 1))
 
 
 def test_ones_own_terminal_and_operator_are_drawn(run, tmp_path, monkeypatch):

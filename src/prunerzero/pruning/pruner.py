@@ -25,6 +25,7 @@ from prunerzero.models.blocks import (
 )
 from prunerzero.models.compute import Compute, compute_for
 from prunerzero.models.matrices import is_mixture
+from prunerzero.notebook import Tabular, properties
 from prunerzero.permutation.pattern import check_permutable
 from prunerzero.permutation.permute import permute
 from prunerzero.progress import Report, silent
@@ -52,7 +53,7 @@ class MatrixResult:
 
 
 @dataclass(frozen=True)
-class PruneResult:
+class PruneResult(Tabular):
     """What a pruning run did.
 
     Attributes:
@@ -78,6 +79,21 @@ class PruneResult:
     def to_json(self) -> dict[str, Any]:
         """The result as a JSON-serialisable dictionary."""
         return asdict(self)
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [asdict(matrix) for matrix in self.matrices]
+
+    def _repr_html_(self) -> str:
+        return properties(
+            "Pruned",
+            {
+                "pattern": self.settings["pattern"],
+                "zeros": f"{self.sparsity:.2%} of {len(self.matrices)} matrices",
+                "prunable": f"{self.coverage:.1%} of the blocks' weights",
+                "seconds": round(self.seconds, 1),
+                "peak memory": f"{self.peak_rss_bytes / 2**20:.0f} MiB",
+            },
+        )
 
 
 def prune(
