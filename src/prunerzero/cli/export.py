@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from prunerzero.cli import inputs
 from prunerzero.cli.common import Json, Progress, emit, prepare_output, print_table
 
 EXAMPLES = (
@@ -28,11 +29,19 @@ def command(
 ) -> None:
     """Store a pruned checkpoint in fewer bytes, exactly, or restore it."""
     target = prepare_output(output)
+    from prunerzero.packing.index import is_packed
     from prunerzero.packing.pack import pack
     from prunerzero.packing.unpack import unpack
+    from prunerzero.pruning.checkpoint import read_record
 
-    run = pack if format == "packed" else unpack
+    read_record(directory)  # raises if it was altered
     with Progress() as progress:
+        if format == "packed" and not is_packed(directory):
+            inputs.announce(directory)
+            from prunerzero.streaming.opening import check_checkpoint
+
+            check_checkpoint(Path(directory), progress)
+        run = pack if format == "packed" else unpack
         result = run(Path(directory), target, report=progress)
     document = {
         "format": format,

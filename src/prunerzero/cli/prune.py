@@ -90,6 +90,7 @@ def command(
     """Prune a model and save it as a Hugging Face checkpoint."""
     from prunerzero.models.names import check_model_name
     from prunerzero.permutation.pattern import check_permutable
+    from prunerzero.pruning.checkpoint import seen_documents
     from prunerzero.pruning.pattern import Pattern
 
     wanted = Pattern.parse(pattern)
@@ -99,6 +100,7 @@ def command(
         metric, recipe, group, update, allocation, allocation_budget, budget, wanted
     )
     check_model_name(model)
+    seen_documents(model)  # what an earlier run has recorded must be readable: it is kept
     inputs.check_calibration(calibration)
     source = run.source(model)
     directory, streamed = inputs.prepare_pruning(source, output, stream)

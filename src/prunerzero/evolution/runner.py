@@ -207,6 +207,9 @@ def search(
         for name, bench in zip(models, benches, strict=True)
         for source in calibrations
     ]
+    if not Path(study).exists():  # else these very weights have been checked
+        for bench in benches:
+            bench.check(report)
     clock.lap("loading")
     with (
         Study.open_or_create(study, settings.to_json()) as store,

@@ -285,7 +285,9 @@ class _Run:
             name, device=self.device, dtype="float32" if self.dtype == "float32" else None
         )
         if tokenizer is None:
-            raise InputError("fine-tuning on text needs a tokenizer: this model comes without one")
+            raise InputError(
+                "fine-tuning on text needs a tokenizer: this model has none that can be read"
+            )
         compute = compute_for(model, self.dtype)
         heldout = self._heldout(model, tokenizer)
         split = Split.CALIBRATION if is_named(plan.text) else None
@@ -353,7 +355,7 @@ class _Run:
         folder = self.journal.folder / CHECKPOINT
         shutil.rmtree(folder, ignore_errors=True)
         require_space(folder, sum(p.nbytes for p in model.parameters()))
-        model.save_pretrained(folder, max_shard_size=shard_size(self.plan.directory))
+        model.save_pretrained(folder, max_shard_size=shard_size(Path(self.plan.directory)))
         tokenizer.save_pretrained(folder)
 
 

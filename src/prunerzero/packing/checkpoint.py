@@ -67,6 +67,20 @@ class DenseCheckpoint:
         """Bytes of the weight files."""
         return sum(path.stat().st_size for path in {file.path for file in self.tensors.values()})
 
+    def refuse_codes(self) -> None:
+        """Refuses weights that are no plain numbers, whatever the configuration says.
+
+        Raises:
+            InputError: a matrix is stored as integers or in eight bits, as quantised models are.
+        """
+        for tensor, file in self.tensors.items():
+            plain = tensor.dtype in ("F64", "F32", "F16", "BF16")
+            if tensor.name.endswith(".weight") and len(tensor.shape) > 1 and not plain:
+                raise InputError(
+                    f"{file.path}: tensor '{tensor.name}' is {tensor.dtype}, so quantised: codes "
+                    "and no weights; give the unquantised checkpoint"
+                )
+
     def read(self, tensor: TensorInfo) -> Bits:
         """The bits of one tensor.
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from collections import Counter
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from prunerzero import __version__
 from prunerzero.data.sources import evaluation_documents
 from prunerzero.errors import InputError
 from prunerzero.files import atomic_directory, json_text, read_json, write_json
+from prunerzero.packing.checkpoint import DenseCheckpoint, copy_others
 from prunerzero.pruning.card import CARD, model_card
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ def save_checkpoint(
     """Writes a pruned model, its tokenizer, ``pruning.json`` and a card, atomically.
 
     The checkpoint is dense: pruned weights are stored as ``+0.0``, which every engine loads. It is
-    sharded as the model's own checkpoint, where that is a directory.
+    sharded as the model's own checkpoint, and what else that holds (a licence, say) is copied.
 
     Args:
         model: the pruned model.
@@ -44,9 +47,14 @@ def save_checkpoint(
     """
     from safetensors import SafetensorError
 
+    from prunerzero.models.hub import local_files
+
+    files = local_files(source)
     try:
         with atomic_directory(directory) as temporary:
-            model.save_pretrained(temporary, max_shard_size=shard_size(source))
+            if files is not None:
+                copy_others(files, temporary)
+            model.save_pretrained(temporary, max_shard_size=shard_size(files))
             if tokenizer is not None:
                 tokenizer.save_pretrained(temporary)
             write_record(temporary, result, source)
@@ -85,15 +93,22 @@ def sealed(document: dict[str, Any]) -> dict[str, Any]:
     return document | {CHECKSUM: _digest(document)}
 
 
-def shard_size(source: str) -> int:
-    """Bytes of a shard, such that a checkpoint is split about as the one in ``source``.
+def shard_size(source: Path | None) -> int:
+    """Bytes of a shard, such that a checkpoint is split as the one in ``source``.
 
-    A single file stays one; where ``source`` is no directory, shards have 5 GB at most.
+    Transformers fills shard after shard, so the tensors of the largest one are the limit that
+    gives the same shards again. A single file stays one.
+
+    Args:
+        source: the checkpoint's directory; without one, shards have 5 GB at most.
     """
-    shards = [file.stat().st_size for file in Path(source).glob("*.safetensors")]
-    if not shards:
-        return USUAL_SHARD
-    return max(shards) if len(shards) > 1 else max(2 * shards[0], USUAL_SHARD)
+    sizes: Counter[Path] = Counter()
+    if source is not None:
+        with suppress(InputError):  # packed, or pickle files: in shards of their own kind
+            for info, file in DenseCheckpoint.open(source).tensors.items():
+                sizes[file.path] += info.nbytes
+    largest = max(sizes.values(), default=0)
+    return largest if len(sizes) > 1 else max(USUAL_SHARD, 2 * largest)
 
 
 def record(result: PruneResult, source: str) -> dict[str, Any]:

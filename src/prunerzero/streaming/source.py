@@ -61,7 +61,9 @@ def open_checkpoint(directory: Path) -> DenseCheckpoint:
             f"checkpoint {directory}: is packed ({INDEX}); `prunerzero export` it to dense first, "
             "or prune in memory (--no-stream)"
         )
-    return DenseCheckpoint.open(directory)
+    checkpoint = DenseCheckpoint.open(directory)
+    checkpoint.refuse_codes()
+    return checkpoint
 
 
 def fingerprint(directory: Path, checkpoint: DenseCheckpoint) -> str:
