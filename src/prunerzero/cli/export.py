@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from prunerzero.cli import inputs
 from prunerzero.cli.common import Json, Progress, emit, prepare_output, print_table
+from prunerzero.errors import InputError
+
+if TYPE_CHECKING:
+    from prunerzero.packing.pack import Check
 
 EXAMPLES = (
     "prunerzero export out --output packed",
@@ -34,15 +39,15 @@ def command(
     from prunerzero.packing.unpack import unpack
     from prunerzero.pruning.checkpoint import read_record
 
+    if not os.path.isdir(directory):
+        raise InputError(f"checkpoint {directory}: no such directory")
     read_record(directory)  # raises if it was altered
     with Progress() as progress:
-        if format == "packed" and not is_packed(directory):
-            inputs.announce(directory)
-            from prunerzero.streaming.opening import check_checkpoint
-
-            check_checkpoint(Path(directory), progress)
-        run = pack if format == "packed" else unpack
-        result = run(Path(directory), target, report=progress)
+        if format == "dense":
+            result = unpack(Path(directory), target, report=progress)
+        else:
+            check = None if is_packed(directory) else _checked(directory)
+            result = pack(Path(directory), target, check=check, report=progress)
     document = {
         "format": format,
         "bytes": result.nbytes,
@@ -63,3 +68,13 @@ def command(
         ("saved in", target),
     ]
     print_table(("", ""), rows)
+
+
+def _checked(directory: str) -> Check:
+    """Compares a checkpoint with its configuration; gives what checks its values."""
+    inputs.announce(directory)
+    from prunerzero.streaming.opening import check_checkpoint
+    from prunerzero.streaming.source import refuse_not_finite
+
+    check_checkpoint(Path(directory))
+    return refuse_not_finite

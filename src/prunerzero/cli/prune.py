@@ -130,10 +130,22 @@ def command(
         else:
             loaded, tokenizer = inputs.load_quietly(source, run.device, run.dtype)
             require_space(directory, sum(p.nbytes for p in loaded.parameters()))
+            from prunerzero.pruning.calibration import calibration_windows
             from prunerzero.pruning.checkpoint import save_checkpoint
+            from prunerzero.pruning.planning import needs_data
             from prunerzero.pruning.pruner import prune
 
             chosen = preparation.recipe_for(loaded, tokenizer, options)
+            if needs_data(chosen, wanted):  # a text that is too short is found first
+                options["calibration"] = calibration_windows(
+                    loaded,
+                    tokenizer,
+                    options["calibration"],
+                    amount.samples,
+                    amount.sequence_length,
+                    run.seed,
+                    progress,
+                )
             preparation.foretell(loaded, chosen, options)
             result = prune(loaded, tokenizer, chosen, wanted, permuted=permute, **options)
             progress("saving", 0, 1)

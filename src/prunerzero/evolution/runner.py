@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -207,7 +208,7 @@ def search(
         for name, bench in zip(models, benches, strict=True)
         for source in calibrations
     ]
-    if not Path(study).exists():  # else these very weights have been checked
+    if not os.path.exists(study):  # else these very weights have been checked
         for bench in benches:
             bench.check(report)
     clock.lap("loading")

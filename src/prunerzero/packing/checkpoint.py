@@ -51,7 +51,7 @@ class DenseCheckpoint:
             InputError: the directory is no unquantised safetensors checkpoint, or a file is
                 missing or damaged.
         """
-        _refuse_others(directory)
+        refuse_others(directory)
         tensors: dict[TensorInfo, WeightFile] = {}
         names: dict[str, Path] = {}
         for file in _weight_files(directory):
@@ -99,7 +99,12 @@ def copy_others(source: Path, target: Path) -> None:
         shutil.copytree(source / _TEMPLATES, target / _TEMPLATES)
 
 
-def _refuse_others(directory: Path) -> None:
+def refuse_others(directory: Path) -> None:
+    """Refuses a directory that is no checkpoint, or a quantised one.
+
+    Raises:
+        InputError: saying which.
+    """
     if not directory.is_dir():
         raise InputError(f"checkpoint {directory}: no such directory")
     if not (directory / "config.json").is_file():

@@ -13,12 +13,10 @@ from prunerzero.models.blocks import EVERYTHING, Block, Selection, find_blocks
 from prunerzero.models.compute import Compute, compute_for, find_device
 from prunerzero.models.loading import load_tokenizer
 from prunerzero.packing.checkpoint import DenseCheckpoint
-from prunerzero.progress import Report, silent
 from prunerzero.streaming.capture import Frame
 from prunerzero.streaming.layout import find_layout
 from prunerzero.streaming.skeleton import build_skeleton, read_config
 from prunerzero.streaming.source import (
-    check_finite,
     local_checkpoint,
     open_checkpoint,
     weights_dtype,
@@ -87,20 +85,14 @@ def open_model(
     return Opened(directory, checkpoint, model, blocks, store, frame, compute, kind)
 
 
-def check_checkpoint(directory: Path, report: Report = silent) -> None:
-    """Checks that a dense checkpoint can be loaded, without loading it; reads its weights once.
-
-    Args:
-        directory: the checkpoint's.
-        report: told of the tensors done.
+def check_checkpoint(directory: Path) -> None:
+    """Checks that a dense checkpoint can be loaded, without reading its weights.
 
     Raises:
-        InputError: it is quantised, an adapter, damaged, not what its config.json says, or holds
-            NaN or infinity.
+        InputError: it is quantised, an adapter, damaged, or not what its config.json says.
     """
     checkpoint = open_checkpoint(directory)
     config = read_config(directory)
     kind = weights_dtype(config, checkpoint, None)
     model = build_skeleton(config, kind, torch.device("cpu"))
     find_layout(model, find_blocks(model, Selection(min_coverage=0.0)), checkpoint)
-    check_finite(checkpoint, report)
