@@ -1,7 +1,7 @@
 """What the dashboard costs: answers to the page's requests, and an update.
 
-    python tests/made_study.py 20000 big.db
-    python benchmarks/dashboard.py big.db --json
+    python benchmarks/dashboard.py --json           # a made-up study of 20,000 candidates
+    python benchmarks/dashboard.py s.db --json      # one of your own
 
 The server runs in a process of its own, as `prunerzero dashboard` starts it. Each request is
 repeated; the median and the slowest are given. `open_seconds` is from the start to the first
@@ -15,11 +15,13 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from pathlib import Path
 from typing import Any
 
+CANDIDATES = 20_000
 REQUESTS = {
     "page": "/",
     "document": "/api/document",
@@ -30,17 +32,26 @@ REQUESTS = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("study", type=Path)
+    parser.add_argument("study", type=Path, nargs="?", help="default: one is made up")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    found = measure(arguments.study, arguments.repeats)
+    with tempfile.TemporaryDirectory() as folder:
+        study = arguments.study or made_up(Path(folder) / "big.db")
+        found = measure(study, arguments.repeats)
     if arguments.json:
         print(json.dumps(found, indent=2))
     else:
         for name, value in found.items():
             print(f"{name}: {value}")
     return 0
+
+
+def made_up(path: Path) -> Path:
+    """A study of as many candidates as the aim is for, from the tests' maker."""
+    maker = Path(__file__).parent.parent / "tests" / "made_study.py"
+    subprocess.run([sys.executable, str(maker), str(CANDIDATES), str(path)], check=True)
+    return path
 
 
 def measure(study: Path, repeats: int) -> dict[str, Any]:

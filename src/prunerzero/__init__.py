@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from prunerzero.errors import InputError
     from prunerzero.evaluation.evaluate import evaluate
     from prunerzero.evaluation.zeroshot.run import zero_shot
+    from prunerzero.evolution.asktell import AskTell
     from prunerzero.evolution.runner import search
+    from prunerzero.evolution.session import StopSearch
     from prunerzero.metric import Metric
     from prunerzero.models import load_model
     from prunerzero.pruning.pattern import Pattern
@@ -24,10 +26,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AskTell",
     "InputError",
     "Metric",
     "Pattern",
     "Recipe",
+    "StopSearch",
     "Study",
     "evaluate",
     "load_model",
@@ -39,10 +43,12 @@ __all__ = [
 __getattr__ = attributes_on_demand(
     __name__,
     {
+        "AskTell": "evolution",
         "InputError": "errors",
         "Metric": "metric",
         "Pattern": "pruning.pattern",
         "Recipe": "recipe",
+        "StopSearch": "evolution",
         "Study": "study",
         "evaluate": "evaluation.evaluate",
         "load_model": "models",

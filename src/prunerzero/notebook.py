@@ -55,6 +55,33 @@ def table(
     return "".join(parts) + (f"<small>{escape(note)}</small>" if note else "")
 
 
+class Tabular:
+    """A result that is a table: of `_rows`, one dictionary of named cells each."""
+
+    _title = ""
+
+    def _rows(self) -> list[dict[str, Any]]:
+        raise NotImplementedError
+
+    def to_frame(self) -> Any:
+        """The result as a pandas data frame.
+
+        Raises:
+            MissingExtraError: Without pandas.
+        """
+        rows = self._rows()
+        return data_frame(rows, _columns(rows))
+
+    def _repr_html_(self) -> str:
+        rows = self._rows()
+        columns = _columns(rows)
+        return table(columns, [[row.get(name) for name in columns] for row in rows], self._title)
+
+
+def _columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
 def properties(title: str, values: Mapping[str, object]) -> str:
     """A table of names and values."""
     return table(("", ""), values.items(), title)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from prunerzero.metric import Metric
 from prunerzero.metric.terminals import TERMINALS
 from prunerzero.pruning.allocation import Allocation, UniformAllocation
 from prunerzero.pruning.pattern import Pattern
+from prunerzero.suggestions import did_you_mean
 from prunerzero.updates.names import STATISTICS, VALUES, Update
 
 Group = Literal["row", "matrix", "model"]
@@ -69,6 +69,13 @@ class Recipe(BaseModel):
         source: Where the formula comes from.
         note: Anything else a reader should know.
         provenance: Of a found recipe: study, seed, data, versions.
+
+    Example:
+        >>> recipe = Recipe.named("wanda")
+        >>> recipe.expression, recipe.group
+        ('W * sqrt(X)', 'row')
+        >>> Recipe.from_text("W * A").with_group("matrix").to_json()
+        {'metric': 'W * A', 'group': 'matrix', 'allocation': {'name': 'uniform'}, 'update': 'none'}
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -226,6 +233,11 @@ class Recipe(BaseModel):
         """The formula, or all of them as `attention: ...; mlp: ...`."""
         return _join({kind: str(metric) for kind, metric in self.formulas.items()})
 
+    def _repr_html_(self) -> str:
+        from prunerzero.notebook import recipe
+
+        return recipe(self)
+
     def key(self, pattern: Pattern) -> str:
         """Text that is equal for recipes which prune alike under `pattern` (design 3.4).
 
@@ -245,10 +257,9 @@ def unknown_name(name: str) -> InputError:
     """The error for a word that is no zoo name, with the nearest one if there is one."""
     from prunerzero import zoo
 
-    near = difflib.get_close_matches(name.lower(), zoo.names(), n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
     return InputError(
-        f"metric '{name}': not in the zoo ({', '.join(zoo.names())}) and not an expression{hint}"
+        f"metric '{name}': not in the zoo ({', '.join(zoo.names())}) and not an expression"
+        + did_you_mean(name, [*zoo.names(), *TERMINALS])
     )
 
 

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prunerzero.errors import InputError
 from prunerzero.evolution.grammar import DEFAULT, MAX_DEPTH, MIN_DEPTH, PAPER, Grammar
 from prunerzero.metric.expression import Call, Constant, Leaf
 from prunerzero.metric.operators import OPERATORS
@@ -80,3 +81,26 @@ def test_an_exchanged_operator_takes_the_same_arguments(operator):
         assert OPERATORS[other].arity == OPERATORS[operator].arity
         assert OPERATORS[other].constant_exponent == OPERATORS[operator].constant_exponent
         assert other != operator or operator == "power"  # the only one of its kind
+
+
+def test_names_that_are_included_are_drawn():
+    grammar = Grammar(("W", "A"), ("mul",)).including(["R", "tanh"])
+    assert (grammar.terminals, grammar.operators) == (("W", "A", "R"), ("mul", "tanh"))
+    random = Random(0)
+    trees = [grammar.tree(random) for _ in range(50)]
+    assert any("R" in tree.terminals for tree in trees)
+    assert any("tanh(" in str(tree) for tree in trees)
+    assert DEFAULT.including([]) == DEFAULT
+
+
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [
+        (["Amaen"], "'Amaen': is neither .* did you mean 'Amean'"),
+        (["A"], "'A': random trees draw it already"),
+        (["R", "R"], "'R': random trees draw it already"),
+    ],
+)
+def test_names_that_cannot_be_included(names, line):
+    with pytest.raises(InputError, match=line):
+        DEFAULT.including(names)

@@ -9,19 +9,22 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from prunerzero.errors import InputError
 from prunerzero.evolution import runner as module
-from prunerzero.evolution import workbench
+from prunerzero.evolution import session, workbench
 from prunerzero.evolution.default import DefaultStrategy
 from prunerzero.evolution.judging import RungPlan
 from prunerzero.evolution.loop import GUIDANCE_EVENT
 from prunerzero.evolution.runner import search
 from prunerzero.evolution.settings import Budget
-from prunerzero.metric import Metric
+from prunerzero.metric import TERMINALS, Metric, Operator, Shape, Sign, Terminal, operators
 from prunerzero.metric.operators import OPERATORS
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.recipe import Recipe
+from prunerzero.statistics import TokenSum, register
+from prunerzero.statistics.collectors import COLLECTORS, TOKEN_SUMS
 from prunerzero.study import Study
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -206,7 +209,9 @@ def test_a_study_of_other_settings_is_refused(run, tmp_path):
 
 def test_a_time_budget_ends_the_search(model_directory, text, tmp_path, monkeypatch):
     clock = iter(range(0, 10**6, 4))
-    monkeypatch.setattr(module, "time", type("Clock", (), {"perf_counter": lambda: next(clock)}))
+    ticking = type("Clock", (), {"perf_counter": lambda: next(clock)})
+    monkeypatch.setattr(module, "time", ticking)
+    monkeypatch.setattr(session, "time", ticking)
     options = {"calibration": text, "samples": 4, "sequence_length": 32, "study": tmp_path / "s.db"}
     first = search(model_directory, "50%", budget=Budget(50, None), **options)
     assert 2 < first.candidates < 12
@@ -324,6 +329,50 @@ def test_a_raising_operator_fails_its_candidates_alone(run, tmp_path, monkeypatc
     assert rows[guesses[1]].status in {"failed", "rejected"}
     assert "not finite" in rows[guesses[1]].reason
     assert rows[guesses[2]].status == "evaluated"
+
+
+def test_callbacks_see_the_study_and_may_stop(run, tmp_path):
+    seen = []
+
+    def stop_at_five(study, row):
+        assert study.candidate(row.id) == row
+        seen.append(row.id)
+        if len(seen) == 5:
+            raise session.StopSearch
+
+    result = run(callbacks=[stop_at_five])
+    assert seen == [1, 2, 3, 4, 5]
+    assert result.candidates == 5
+    with Study.open(tmp_path / "s.db") as study:
+        assert study.best.id == result.closing.winner.id
+    run(callbacks=[lambda _, row: seen.append(row.id)])
+    assert seen == list(range(1, CANDIDATES + 1))
+
+
+def test_ones_own_terminal_and_operator_are_drawn(run, tmp_path, monkeypatch):
+    for registry in (OPERATORS, TERMINALS, COLLECTORS, TOKEN_SUMS):  # left as they are found
+        for name in ("softsign", "Peak", "largest"):
+            monkeypatch.setitem(registry, name, None)
+            monkeypatch.delitem(registry, name)
+    operators.register(Operator("softsign", 1, lambda x: x / (1 + x.abs()), "x / (1 + |x|)"))
+    peak = Terminal("Peak", Shape.COLUMN, Sign.NON_NEGATIVE, "largest |x|", "grows", "activation")
+    largest = TokenSum("largest", lambda x: x.abs().amax(0, keepdim=True), torch.maximum)
+    register(peak, lambda raw, _: raw["largest"], [largest])
+    own = {"preset": "random", "guesses": (), "vocabulary": ("Peak", "softsign")}
+    run(candidates=20, **own)
+    rows = rows_of(tmp_path / "s.db")[0]
+    for name in ("Peak", "softsign("):
+        using = [row for row in rows if name in row.expression]
+        assert any(row.status == "evaluated" for row in using)
+    with pytest.raises(InputError, match="vocabulary"):
+        run(candidates=21, preset="random", guesses=())
+    guess = "W * softsign(Peak)"
+    result = run("guess.db", candidates=21, guesses=(guess,), vocabulary=["Peak"])
+    assert result.candidates == 21
+    rows = rows_of(tmp_path / "guess.db")[0]
+    assert [row.status for row in rows if row.expression == guess] == ["evaluated"]
+    with pytest.raises(InputError, match=r"sum 'largest': .* without stream"):
+        run("streamed.db", guesses=(guess,), stream=True)
 
 
 def test_a_pattern_that_does_not_fit_the_model(run, tmp_path):

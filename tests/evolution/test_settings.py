@@ -66,6 +66,12 @@ def test_presets_that_do_not_fit_the_rest(preset, pattern, genome, guesses, mess
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("preset", ["paper", "evopress"])
+def test_presets_whose_formulas_are_given_take_no_vocabulary(preset):
+    with pytest.raises(InputError, match=f"preset '{preset}': .* takes no vocabulary"):
+        check_preset(preset, [HALF], "recipe", False, vocabulary=["R"])
+
+
 @pytest.mark.parametrize(
     ("preset", "pattern", "genome", "guesses"),
     [

@@ -16,6 +16,7 @@ from prunerzero.evolution.executors.tasks import Derive, Fault, Look, Lost, Meas
 from prunerzero.evolution.judging import Arena, RungPlan
 from prunerzero.evolution.loop import GUIDANCE_EVENT
 from prunerzero.evolution.runner import search
+from prunerzero.evolution.session import StopSearch
 from prunerzero.evolution.settings import Budget
 from prunerzero.recipe import Recipe
 from prunerzero.study import Study
@@ -96,6 +97,21 @@ def test_one_worker_is_told_what_the_serial_search_is(run, tmp_path):
     assert [(row.key, row.status, row.fitness, row.parents) for row in one.values()] == [
         (row.key, row.status, row.fitness, row.parents) for row in serial.values()
     ]
+
+
+def test_a_callback_may_stop_it_and_what_is_out_is_waited_for(run, tmp_path):
+    seen = []
+
+    def stop_at_seven(study, row):
+        seen.append(row.id)
+        if len(seen) >= 7:
+            raise StopSearch
+
+    run(crew=RandomCrew(4), callbacks=[stop_at_seven])
+    rows, _ = content(tmp_path / "s.db")[:2]
+    assert sorted(seen) == sorted(rows)
+    assert 7 <= len(seen) <= 7 + 3
+    assert "pending" not in {row.status for row in rows.values()}
 
 
 def test_the_same_order_gives_the_same_study(run, tmp_path):

@@ -54,6 +54,7 @@ def command(
     app = make_app(Follower(path, extras), token)
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{listener.getsockname()[1]}/"
+    listener.listen()  # who follows the address at once waits for the server, and is not refused
     if json:
         emit({"study": str(path), "address": address, "token": token})
     note(f"dashboard of {Path(study).name}: {address}{'' if token is None else f'?token={token}'}")

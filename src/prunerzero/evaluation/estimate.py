@@ -21,7 +21,7 @@ from prunerzero.models.replay import run_base
 from prunerzero.pruning.memory import peak_rss_bytes
 from prunerzero.pruning.pruner import sums_by_pass
 from prunerzero.recipe import Recipe
-from prunerzero.statistics.collectors import BACKWARD, FORWARD, GRAM, INSIDE, raw_sums
+from prunerzero.statistics.collectors import BACKWARD, GRAM, INSIDE, forward, raw_sums
 
 # Passes in units of a forward one, measured on the demo model.
 BACKWARD_PASSES, REGIONAL_PASSES = 3.5, 4.0
@@ -132,7 +132,7 @@ def memory(
     sums = raw_sums(frozenset[str]().union(*(recipe.terminals for recipe in recipes)))
     total = sum(matrix.weight.nbytes for matrix in matrices)  # the dense copy
     total += NUMBER * weights * max(len(sums & BACKWARD), len(sums & INSIDE))
-    if sums & FORWARD and sequential:
+    if forward(sums) and sequential:
         total += 3 * NUMBER * tokens * width
     if GRAM in sums:
         held = blocks[:1] if sequential else blocks

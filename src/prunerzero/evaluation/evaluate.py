@@ -22,12 +22,13 @@ from prunerzero.evaluation.perplexity import (
 from prunerzero.evaluation.protocol import protocol_of
 from prunerzero.models.compute import Compute, compute_for
 from prunerzero.models.loading import context_limit
+from prunerzero.notebook import Tabular
 from prunerzero.progress import Report, advance_of, silent
 from prunerzero.pruning.checkpoint import refuse_seen
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Tabular):
     """Perplexity by text, and what it was measured on.
 
     Attributes:
@@ -61,6 +62,17 @@ class Evaluation:
             )
             for name, other in (self.against or {}).items()
         }
+
+    def _rows(self) -> list[dict[str, Any]]:
+        rows: dict[str, dict[str, Any]] = {
+            name: {"text": name, "perplexity": found, "bits_per_byte": self.bits_per_byte[name]}
+            for name, found in self.perplexity.items()
+        }
+        for name, other in (self.against or {}).items():
+            found = self.change[name]
+            rows[name] |= {"dense_perplexity": other.perplexity, "change": found.change}
+            rows[name] |= {"low": found.low, "high": found.high}
+        return list(rows.values())
 
     def to_json(self) -> dict[str, Any]:
         """The result as a JSON-serialisable dictionary."""

@@ -8,7 +8,7 @@ from random import Random
 
 from prunerzero.errors import InputError
 from prunerzero.evolution.genome import Genome
-from prunerzero.evolution.grammar import DEFAULT
+from prunerzero.evolution.grammar import DEFAULT, Grammar
 from prunerzero.evolution.population import Individual
 from prunerzero.evolution.strategies import Outcome, PaperStrategy, Proposal, Strategy, bare
 from prunerzero.pruning.allocation import CurvesAllocation, MatrixShape
@@ -22,12 +22,21 @@ class RandomStrategy(Strategy):
         seed: seed of everything random here.
         shapes: the model's prunable matrices.
         allocate: the pattern leaves the sparsity of single matrices free.
+        grammar: what trees are made of.
     """
 
     KNOTS = 4
     SPREAD = 0.06  # of the offsets, as wide as what searches find
 
-    def __init__(self, seed: int, shapes: Sequence[MatrixShape], *, allocate: bool) -> None:
+    def __init__(
+        self,
+        seed: int,
+        shapes: Sequence[MatrixShape],
+        *,
+        allocate: bool,
+        grammar: Grammar = DEFAULT,
+    ) -> None:
+        self._grammar = grammar
         self._random = Random(seed)
         self._kinds = list(dict.fromkeys(shape.kind for shape in shapes))
         self._allocate = allocate
@@ -38,7 +47,7 @@ class RandomStrategy(Strategy):
         if not self._begun:
             self._begun = True
             return Proposal(bare(Recipe.named("wanda")), "zoo")
-        recipe = Recipe(metric=DEFAULT.tree(self._random).simplify())
+        recipe = Recipe(metric=self._grammar.tree(self._random).simplify())
         if self._allocate and self._random.random() < 0.5:
             curves = {
                 kind: tuple(

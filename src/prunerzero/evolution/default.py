@@ -11,7 +11,7 @@ from prunerzero import zoo
 from prunerzero.evolution import variation
 from prunerzero.evolution.descent import Descent
 from prunerzero.evolution.genome import Genome
-from prunerzero.evolution.grammar import DEFAULT
+from prunerzero.evolution.grammar import DEFAULT, Grammar
 from prunerzero.evolution.guidance import Guidance, Guide
 from prunerzero.evolution.population import Individual, Population
 from prunerzero.evolution.strategies import Outcome, Proposal, Question, Strategy, bare
@@ -61,6 +61,7 @@ class DefaultStrategy(Strategy):
         formula_only: the result shall be one formula under uniform allocation.
         mixture: the model is a mixture of experts.
         update: what happens to the kept weights of every candidate.
+        grammar: what random trees and mutations are made of.
     """
 
     POPULATION = 40
@@ -84,7 +85,9 @@ class DefaultStrategy(Strategy):
         formula_only: bool = False,
         mixture: bool = False,
         update: Update = "none",
+        grammar: Grammar = DEFAULT,
     ) -> None:
+        self._grammar = grammar
         self._update = update
         self._random = Random(seed)
         self._families = families
@@ -205,7 +208,7 @@ class DefaultStrategy(Strategy):
         return replace(Genome.of(recipe, self._families), update=self._update)
 
     def _fresh(self) -> Genome:
-        return self._genome(Recipe(metric=DEFAULT.tree(self._random).simplify()))
+        return self._genome(Recipe(metric=self._grammar.tree(self._random).simplify()))
 
     def _proposal(self, genome: Genome, origin: str, *parents: Individual) -> Proposal:
         self._asked = genome
@@ -264,9 +267,9 @@ class DefaultStrategy(Strategy):
         if chance < 0.45:
             return variation.mutate_constant(formula, random), "constant"
         if chance < 0.55:
-            return variation.mutate_node(formula, DEFAULT, random), "mutation"
+            return variation.mutate_node(formula, self._grammar, random), "mutation"
         if chance < 0.65:
-            return variation.mutate_subtree(formula, DEFAULT, random), "mutation"
+            return variation.mutate_subtree(formula, self._grammar, random), "mutation"
         if chance < 0.95:
-            return variation.insert_factor(formula, DEFAULT, random), "factor"
+            return variation.insert_factor(formula, self._grammar, random), "factor"
         return variation.shrink(formula, random), "shrink"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from random import Random
 
+from prunerzero.errors import InputError
 from prunerzero.metric import Metric
 from prunerzero.metric.expression import Call, Constant, Leaf, Node
 from prunerzero.metric.operators import OPERATORS
+from prunerzero.metric.terminals import TERMINALS
 from prunerzero.metric.types import Shape
+from prunerzero.suggestions import did_you_mean
 
 # The paper's: root is depth 0.
 MIN_DEPTH, MAX_DEPTH = 2, 4
@@ -28,6 +32,26 @@ class Grammar:
 
     terminals: tuple[str, ...]
     operators: tuple[str, ...]
+
+    def including(self, names: Sequence[str]) -> Grammar:
+        """The grammar with further terminals and operators.
+
+        Raises:
+            InputError: a name is not registered, or is drawn already.
+        """
+        for index, name in enumerate(names):
+            if name not in TERMINALS and name not in OPERATORS:
+                raise InputError(
+                    f"vocabulary '{name}': is neither a terminal nor an operator"
+                    + did_you_mean(name, (*TERMINALS, *OPERATORS))
+                )
+            if name in (*self.terminals, *self.operators, *names[:index]):
+                raise InputError(f"vocabulary '{name}': random trees draw it already")
+        return replace(
+            self,
+            terminals=self.terminals + tuple(name for name in names if name in TERMINALS),
+            operators=self.operators + tuple(name for name in names if name in OPERATORS),
+        )
 
     def terminal(self, random: Random) -> Node:
         """A random leaf."""

@@ -14,13 +14,14 @@ from prunerzero.evolution.closing import Closing, closing_json
 from prunerzero.evolution.masking import under
 from prunerzero.evolution.settings import SearchSettings
 from prunerzero.evolution.targets import Targets
+from prunerzero.notebook import Tabular
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.recipe import Recipe
 from prunerzero.study import Study
 
 
 @dataclass(frozen=True)
-class SearchResult:
+class SearchResult(Tabular):
     """A finished search.
 
     Attributes:
@@ -50,6 +51,27 @@ class SearchResult:
     def closing(self) -> Closing:
         """The closing measurements of the only target, or of the first."""
         return next(iter(self.closings.values()))
+
+    _title = "Held-out perplexity"
+
+    def _rows(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        for target, closing in self.closings.items():
+            where = {"target": target} if target else {}
+            others = [closing.dense, *closing.baselines]
+            others += [closing.reallocated] if closing.reallocated else []
+            for reading in sorted(others, key=lambda reading: -reading.loss.perplexity):
+                interval = closing.intervals[reading.name]
+                row = where | {"recipe": reading.name, "perplexity": reading.loss.perplexity}
+                against = {"best_against_it": interval.change}
+                found.append(row | against | {"low": interval.low, "high": interval.high})
+            found.append(
+                where | {"recipe": "best found", "perplexity": closing.best.loss.perplexity}
+            )
+        return found
+
+    def _repr_html_(self) -> str:
+        return super()._repr_html_() + self.best._repr_html_()
 
     def to_json(self) -> dict[str, Any]:
         """The result as `prunerzero search --json` prints it."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from prunerzero.data.splits import Split
@@ -23,10 +22,12 @@ from prunerzero.evolution.controls import EvoPressStrategy, RandomStrategy
 from prunerzero.evolution.default import DefaultStrategy
 from prunerzero.evolution.executors.base import open_executor
 from prunerzero.evolution.executors.tasks import Workplace
+from prunerzero.evolution.grammar import DEFAULT, Grammar
 from prunerzero.evolution.judging import IncumbentJudge, Judge, PerplexityJudge, RungPlan
-from prunerzero.evolution.loop import ALIKE, Deadline, Exhausted, Loop, OutOfTime, RecordedGuide
+from prunerzero.evolution.loop import ALIKE, Deadline, Loop, RecordedGuide
 from prunerzero.evolution.population import best_per_size
 from prunerzero.evolution.result import SearchResult, save_best, with_provenance
+from prunerzero.evolution.session import Callback, Observer, Session
 from prunerzero.evolution.settings import (
     STREAMED,
     Budget,
@@ -50,7 +51,7 @@ from prunerzero.evolution.targets import (
     open_models,
 )
 from prunerzero.evolution.texts import Texts
-from prunerzero.evolution.updating import check_update, plan_for, rival, start
+from prunerzero.evolution.updating import check_update, plan_for, rival
 from prunerzero.models.selection import EVERYTHING, Selection
 from prunerzero.progress import Report, silent
 from prunerzero.pruning.pattern import Pattern
@@ -66,38 +67,6 @@ FIRST_TERMINALS = frozenset("WAX")
 ROUNDING_EVENT = "rounding"
 
 
-@dataclass(frozen=True)
-class Status:
-    """How a search is doing, after each candidate.
-
-    Attributes:
-        candidates: rows of the study.
-        duplicates: proposals avoided because an equivalent had been measured.
-        best: the incumbent.
-        start: name of the first candidate.
-        gain: its fitness below the first candidate's, as a share of that.
-        gain_over_published: the same against the published Pruner-Zero metric.
-        seconds: search time of this invocation.
-        budget: what it may take.
-        recent: candidates measured by this invocation.
-        candidate_seconds: what a candidate takes on this model, the mean so far.
-    """
-
-    candidates: int
-    duplicates: int
-    best: Recipe | None
-    start: str
-    gain: float | None
-    gain_over_published: float | None
-    seconds: float
-    budget: Budget
-    recent: int
-    candidate_seconds: float
-
-
-Observer = Callable[[Status], None]
-
-
 def search(
     model: str | Sequence[str],
     pattern: Pattern | str | Sequence[Pattern | str],
@@ -109,6 +78,7 @@ def search(
     objective: Objective = "mean",
     fitness: FitnessKind = "kl",
     guesses: Sequence[Recipe] = (),
+    vocabulary: Sequence[str] = (),
     calibration: str | Sequence[str] = "wikipedia",
     samples: int = 16,
     sequence_length: int = 512,
@@ -122,6 +92,7 @@ def search(
     workers: int | None = None,
     ray_address: str | None = None,
     observe: Observer = silent,
+    callbacks: Sequence[Callback] = (),
     report: Report = silent,
 ) -> SearchResult:
     """Evolves pruning recipes for a model, or goes on with a study.
@@ -141,6 +112,8 @@ def search(
         fitness: what a candidate is compared by: ``kl``, divergence from the dense model, or
             ``loss``, log perplexity.
         guesses: the user's own recipes, tried early and bred from.
+        vocabulary: terminals and operators that random trees and mutations draw beside the usual
+            ones, such as registered ones of the user's own.
         calibration: text source, or several; its four splits serve statistics, fitness, the choice
             of the winner and the closing table.
         samples: calibration windows.
@@ -155,7 +128,9 @@ def search(
             machine; ``ray``, by Ray's actors (`docs/cluster.md`).
         workers: how many; None for one a core, or as many as a Ray cluster has room for.
         ray_address: of a Ray cluster that runs, such as ``auto``; None starts one here.
-        observe: called after each candidate.
+        observe: called with a `Status` after each candidate.
+        callbacks: called with the study and its new `Candidate` after each candidate, as Optuna's
+            are; one that raises `StopSearch` ends the search as a spent budget does.
         report: called with a step's name, the parts done and their number.
 
     Raises:
@@ -170,7 +145,9 @@ def search(
     if isinstance(budget, str):
         budget = Budget.parse(budget)
     check_targets(models, patterns, calibrations, objective, preset)
-    check_preset(preset, patterns, genome, bool(guesses), fitness)
+    vocabulary = _listed(vocabulary)
+    check_preset(preset, patterns, genome, bool(guesses), fitness, vocabulary)
+    grammar = DEFAULT.including(vocabulary)
     check_update(update, preset, stream=stream)
     check_executor(executor, workers, ray_address, stream=stream, update=update)
     workforce = open_executor(executor, workers, ray_address)
@@ -202,6 +179,7 @@ def search(
         fitness=fitness,
         asynchronous=executor != "serial",
         update=update,
+        vocabulary=vocabulary,
     )
     grounds = [
         Ground(name, bench, Texts(source, bench.tokenizer, settings, plan))
@@ -221,21 +199,22 @@ def search(
         if update != "none":
             asked |= STATISTICS[update] | rival(update).terminals
         wanted = (PAPER_TERMINALS if preset == "paper" else TERMINALS) | asked
+        wanted |= frozenset(vocabulary) & frozenset(grammar.terminals)
         # Reading all weights twice for an early first row would not be worth it.
         early = preset != "paper" and not stream
         targets = Targets(grounds, patterns, FIRST_TERMINALS | asked if early else wanted, report)
         _note_rounding(store, grounds)
         deadline = Deadline()
-        judge, strategy = _players(settings, guesses, targets, plan, store, deadline)
+        judge, strategy = _players(settings, guesses, grammar, targets, plan, store, deadline)
         # The published algorithm measures what is nearly alike, too.
         alike = 0.0 if preset == "paper" else ALIKE
         kind = SteadyLoop if crew else Loop
         loop = kind(store, strategy, judge, targets.maskers, alike)
         loop.replay()
+        session = Session(loop, store, judge, budget, observe, callbacks)
         if preset != "paper":
             if not loop.proposals:
-                loop.advance()  # in the study before the long pass for gradients
-                observe(_status(loop, judge, budget, 0.0, 1, 1))
+                session.note(loop.advance())  # in the study before the long pass for gradients
             targets.maskers.restore()
             if early:
                 targets.gather(wanted)
@@ -245,7 +224,7 @@ def search(
             measure = benches[0].measure_guidance
             crew.start(Workplace(judge, targets.maskers, arenas, measure))
             loop.crew = crew
-        _run(loop, store, judge, budget, deadline, observe)
+        session.run(deadline)
         if crew:
             crew.close()
         targets.maskers.restore()
@@ -315,6 +294,7 @@ def _note_rounding(store: Study, grounds: Sequence[Ground]) -> None:
 def _players(
     settings: SearchSettings,
     guesses: Sequence[Recipe],
+    grammar: Grammar,
     targets: Targets,
     plan: RungPlan,
     store: Study,
@@ -337,7 +317,10 @@ def _players(
     strategy: Strategy
     if settings.preset == "random":
         strategy = RandomStrategy(
-            seed, shapes, allocate=not pattern.is_nm and settings.genome == "recipe"
+            seed,
+            shapes,
+            allocate=not pattern.is_nm and settings.genome == "recipe",
+            grammar=grammar,
         )
     elif settings.preset == "evopress":
         strategy = EvoPressStrategy(seed, shapes, families)
@@ -353,66 +336,6 @@ def _players(
             formula_only=settings.genome == "formula",
             mixture=are_mixtures([ground.bench for ground in targets.grounds]),
             update=settings.update,
+            grammar=grammar,
         )
     return IncumbentJudge(arenas, settings.objective), strategy
-
-
-def _run(
-    loop: Loop, store: Study, judge: Judge, budget: Budget, deadline: Deadline, observe: Observer
-) -> None:
-    """Advances until the budget is spent; every new row is in the study when it is observed."""
-    began = time.perf_counter()
-    if budget.seconds is not None:
-        deadline.at = began + budget.seconds
-    counts = store.counts()
-    before = sum(counts.values()) - counts["pending"]
-    rows = before
-    store.add_event("session-start", {"budget": str(budget), "candidates": before})
-
-    def may_begin() -> bool:
-        seconds = time.perf_counter() - began
-        if isinstance(loop, SteadyLoop):
-            return not budget.spent(seconds, loop.settled + loop.out, loop.begun)
-        return not budget.spent(seconds, rows, loop.proposals)
-
-    steady = isinstance(loop, SteadyLoop)
-    if isinstance(loop, SteadyLoop):
-        loop.may_begin = may_begin
-    while steady or may_begin():
-        try:
-            loop.advance()
-        except Exhausted:
-            store.add_event("exhausted", {"candidates": rows})
-            break
-        except OutOfTime:
-            break
-        rows += 1
-        observe(_status(loop, judge, budget, time.perf_counter() - began, rows, rows - before))
-    seconds = time.perf_counter() - began
-    store.add_event("session-end", {"seconds": seconds, "candidates": rows})
-
-
-def _status(
-    loop: Loop, judge: Judge, budget: Budget, seconds: float, rows: int, recent: int
-) -> Status:
-    best = loop.incumbent
-    first = start(best.recipe.update if best else "none")
-
-    def gain(name: str) -> float | None:
-        other = loop.uniform.get(Recipe.named(name).expression)
-        if other is None or best is None:
-            return None
-        return 1 - math.exp(judge.log_ratio(best.fitness, other))
-
-    return Status(
-        candidates=rows,
-        duplicates=loop.duplicates,
-        best=best.recipe if best else None,
-        start=first.name,
-        gain=gain(first.name),
-        gain_over_published=gain("pruner-zero"),
-        seconds=seconds,
-        budget=budget,
-        recent=recent,
-        candidate_seconds=loop.seconds / max(1, len(loop.individuals)),
-    )

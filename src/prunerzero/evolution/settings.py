@@ -86,6 +86,7 @@ def check_preset(
     genome: GenomeKind,
     guesses: bool,
     fitness: FitnessKind = "kl",
+    vocabulary: Sequence[str] = (),
 ) -> None:
     """Checks that a preset fits the rest.
 
@@ -94,6 +95,8 @@ def check_preset(
     """
     if guesses and preset != "default":
         raise InputError(f"preset '{preset}': has starting points of its own, so it takes no guess")
+    if vocabulary and preset in ("paper", "evopress"):
+        raise InputError(f"preset '{preset}': its formulas are given, so it takes no vocabulary")
     if genome == "formula" and preset in ("paper", "evopress"):
         raise InputError(
             f"preset '{preset}': "
@@ -206,6 +209,7 @@ class SearchSettings(BaseModel):
         fitness: what a candidate is compared by.
         asynchronous: workers measure several candidates at once.
         update: what happens to the kept weights before that.
+        vocabulary: terminals and operators that random trees draw beside the usual ones.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -227,10 +231,11 @@ class SearchSettings(BaseModel):
     fitness: FitnessKind = "kl"
     asynchronous: bool = False
     update: Update = "none"
+    vocabulary: list[str] = []
 
     def to_json(self) -> dict[str, Any]:
         """As a study keeps them; what came later is left out at its default, as in old studies."""
-        later = {"objective", "fitness", "asynchronous", "update"}
+        later = {"objective", "fitness", "asynchronous", "update", "vocabulary"}
         usual = {
             name for name in later if getattr(self, name) == type(self).model_fields[name].default
         }

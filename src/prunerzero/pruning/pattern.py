@@ -50,6 +50,13 @@ class Pattern:
     def parse(cls, text: str) -> Pattern:
         """Reads `50%`, `0.5`, `87.5%`, `1/3` or `2:4`.
 
+        Example:
+            >>> print(Pattern.parse("0.5"), Pattern.parse("2:4").sparsity)
+            50% 1/2
+            >>> import torch
+            >>> Pattern.parse("2:4").mask(torch.tensor([[4.0, 1.0, 3.0, 2.0]]))
+            tensor([[ True, False,  True, False]])
+
         Raises:
             InputError: The text is none of these, or prunes nothing or everything.
         """

@@ -25,6 +25,7 @@ from prunerzero.models.blocks import (
 )
 from prunerzero.models.compute import Compute, compute_for
 from prunerzero.models.matrices import is_mixture
+from prunerzero.notebook import Tabular, properties
 from prunerzero.permutation.pattern import check_permutable
 from prunerzero.permutation.permute import permute
 from prunerzero.progress import Report, silent
@@ -37,7 +38,7 @@ from prunerzero.pruning.shared import SharedData
 from prunerzero.recipe import Recipe
 from prunerzero.statistics.cache import DenseStatistics as DenseStatistics
 from prunerzero.statistics.cache import Statistics
-from prunerzero.statistics.collectors import FORWARD, Sample, raw_sums, terminals_of
+from prunerzero.statistics.collectors import Sample, forward, raw_sums, terminals_of
 from prunerzero.statistics.gathering import ActivationSums, RawStatistics
 
 
@@ -52,7 +53,7 @@ class MatrixResult:
 
 
 @dataclass(frozen=True)
-class PruneResult:
+class PruneResult(Tabular):
     """What a pruning run did.
 
     Attributes:
@@ -78,6 +79,21 @@ class PruneResult:
     def to_json(self) -> dict[str, Any]:
         """The result as a JSON-serialisable dictionary."""
         return asdict(self)
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [asdict(matrix) for matrix in self.matrices]
+
+    def _repr_html_(self) -> str:
+        return properties(
+            "Pruned",
+            {
+                "pattern": self.settings["pattern"],
+                "zeros": f"{self.sparsity:.2%} of {len(self.matrices)} matrices",
+                "prunable": f"{self.coverage:.1%} of the blocks' weights",
+                "seconds": round(self.seconds, 1),
+                "peak memory": f"{self.peak_rss_bytes / 2**20:.0f} MiB",
+            },
+        )
 
 
 def prune(
@@ -250,7 +266,7 @@ def sums_by_pass(recipe: Recipe, sequential: bool) -> tuple[frozenset[str], froz
     Only activations depend on the blocks before; without them both modes are the same.
     """
     needed = raw_sums(recipe.terminals)
-    replayed = needed & FORWARD if sequential else frozenset[str]()
+    replayed = forward(needed) if sequential else frozenset[str]()
     return needed - replayed, replayed
 
 

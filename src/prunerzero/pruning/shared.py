@@ -16,9 +16,9 @@ from prunerzero.statistics.cache import Statistics, gather_statistics
 from prunerzero.statistics.collectors import (
     BACKWARD,
     COLLECTORS,
-    FORWARD,
     GRAM,
     INSIDE,
+    forward,
     raw_sums,
 )
 from prunerzero.statistics.gathering import RawStatistics, gather_raw
@@ -76,7 +76,7 @@ class SharedData:
                 self._model,
                 self._matrices,
                 self._tokens,
-                raw_sums(terminals) & FORWARD,
+                forward(raw_sums(terminals)),
                 self._compute,
                 lambda done: report("activations", done, total),
             )

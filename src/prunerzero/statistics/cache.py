@@ -4,7 +4,8 @@ A cache file holds one raw sum of every matrix. It is named by what determines i
 weights and configuration, the calibration tokens and the precision. It is written whole or not at
 all, with a checksum. A cache that cannot be read or written, or was altered, costs a second pass,
 never a run. Gram matrices, which can be larger than the model, are kept up to `GRAM_BYTES`; those
-that several matrices share, once.
+that several matrices share, once. Sums of a user's own are not kept, for their functions may change
+under their names.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from prunerzero.files import atomic_path, cache_dir
 from prunerzero.models.compute import Compute
 from prunerzero.models.matrices import Matrix
 from prunerzero.progress import Advance, silent
-from prunerzero.statistics.collectors import GRAM, Sample, finish, raw_sums
+from prunerzero.statistics.collectors import GRAM, TOKEN_SUMS, Sample, finish, raw_sums
 from prunerzero.statistics.gathering import RawStatistics, fill_unreached, gather_raw
 
 # Part of every key: raised when the meaning of the stored sums changes.
@@ -107,7 +108,7 @@ def gather_statistics(
     for name, sums in (held or {}).items():
         for key in wanted & sums.keys():
             found.setdefault(key, {})[name] = sums[key]
-    paths = {key: _path([*parts, key]) for key in sorted(wanted - found.keys())}
+    paths = {key: _path([*parts, key]) for key in sorted(wanted - found.keys() - TOKEN_SUMS.keys())}
     for key, path in paths.items():
         with suppress(SafetensorError, OSError, KeyError, InputError):
             stored = _load(path)
@@ -117,7 +118,7 @@ def gather_statistics(
         gathered = gather_raw(model, matrices, tokens, missing, compute, advance)
         for key in missing:
             found[key] = {name: sums[key].contiguous() for name, sums in gathered.items()}
-            if _fits(key, found[key]):
+            if key in paths and _fits(key, found[key]):
                 with suppress(SafetensorError, OSError, InputError):
                     _store(paths[key], found[key])
     raw = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from prunerzero.statistics.hessian import inverse_factor
@@ -27,8 +28,7 @@ SIGNED_GRADIENT = "gradient_sum"
 ABSOLUTE_GRADIENT = "gradient_absolute_sum"
 REGIONAL = "regional_gradient_square_sum"
 
-# The sums that come from forward passes alone, and those that take a backward pass.
-FORWARD = frozenset({ACTIVATION, ROUTED, INPUT, GRAM, TOKENS})
+# The sums that take a backward pass through the model; see `forward` for those that take none.
 BACKWARD = frozenset({GRADIENT, SIGNED_GRADIENT, ABSOLUTE_GRADIENT})
 # Those of a pass inside every block; what `BACKWARD` names comes from the model's loss.
 INSIDE = frozenset({REGIONAL})
@@ -51,13 +51,32 @@ class Collector:
     Attributes:
         raw: names of the sums: `ACTIVATION`, `ROUTED`, `INPUT` ``[1, in]``, `GRAM` ``[in, in]``,
             `TOKENS` ``[1, 1]`` (an expert's are those routed to it), `GRADIENT`,
-            `SIGNED_GRADIENT`, `ABSOLUTE_GRADIENT`, `REGIONAL` ``[out, in]``.
+            `SIGNED_GRADIENT`, `ABSOLUTE_GRADIENT`, `REGIONAL` ``[out, in]``, or a `TokenSum`'s.
         finish: turns them into the terminal.
     """
 
     raw: frozenset[str]
     finish: Callable[[Raw, Sample], Tensor]
 
+
+@dataclass(frozen=True)
+class TokenSum:
+    """What is gathered over all tokens for a terminal of one's own.
+
+    Attributes:
+        name: its key in what the terminal is finished from.
+        reduce: what some tokens give: float32 inputs ``[tokens, in]`` to ``[1, in]``. It is called
+            for a batch of tokens at a time.
+        combine: how the results of two batches become one, such as `torch.add` or `torch.maximum`.
+    """
+
+    name: str
+    reduce: Callable[[Tensor], Tensor]
+    combine: Callable[[Tensor, Tensor], Tensor] = torch.add
+
+
+# Sums that users have added, by name.
+TOKEN_SUMS: dict[str, TokenSum] = {}
 
 COLLECTORS: dict[str, Collector] = {
     # X_j = (1 / sequences) * sum_t x_tj^2: the reference's squared norm.
@@ -112,6 +131,11 @@ def _variance(raw: Raw) -> Tensor:
 def raw_sums(terminals: frozenset[str]) -> frozenset[str]:
     """The raw sums that these terminals need (none for ``W``)."""
     return frozenset().union(*(COLLECTORS[name].raw for name in terminals if name in COLLECTORS))
+
+
+def forward(raw: frozenset[str]) -> frozenset[str]:
+    """Those raw sums that come from forward passes alone."""
+    return raw - BACKWARD - INSIDE
 
 
 def terminals_of(terminals: frozenset[str], raw: frozenset[str]) -> frozenset[str]:

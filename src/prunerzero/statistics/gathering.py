@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -18,12 +19,13 @@ from prunerzero.progress import Advance, silent
 from prunerzero.statistics.collectors import (
     ACTIVATION,
     BACKWARD,
-    FORWARD,
     GRAM,
     INPUT,
     INSIDE,
     ROUTED,
+    TOKEN_SUMS,
     TOKENS,
+    forward,
 )
 from prunerzero.statistics.gradients import GradientSums
 from prunerzero.statistics.regional import gather_regional
@@ -34,19 +36,19 @@ CACHED = 1 << 15  # numbers; torch's elementwise functions use more threads from
 
 
 class ActivationSums:
-    """Sums over all tokens seen of what `FORWARD` names, in float32.
+    """Sums over all tokens seen, in float32: what takes no gradients.
 
     Layers that share one input (query, key and value) are given one reduction, and one Gram matrix
     between them. An expert's tokens are those that are routed to it.
 
     Args:
         matrices: the matrices to watch.
-        wanted: which sums, of `FORWARD`.
+        wanted: which sums; those of gradients are left out.
     """
 
     def __init__(self, matrices: Iterable[Matrix], wanted: frozenset[str]) -> None:
         self._matrices = list(matrices)
-        self._wanted = wanted & FORWARD
+        self._wanted = forward(wanted)
         self._sums: RawStatistics = {matrix.name: {} for matrix in self._matrices}
         self._last: tuple[Tensor, dict[str, Tensor]] | None = None
         self._readers: list[str] = []  # the matrices that have met the last input
@@ -61,7 +63,7 @@ class ActivationSums:
         self._readers.append(matrix.name)
         sums = self._sums[matrix.name]
         for name, value in self._last[1].items():
-            sums[name] = sums[name] + value if name in sums else value.clone()
+            sums[name] = _combined(name, sums[name], value) if name in sums else value.clone()
 
     def _reduced(self, matrix: Matrix, inputs: Tensor, gates: Tensor | None) -> dict[str, Tensor]:
         flat = inputs.reshape(-1, inputs.shape[-1])
@@ -78,6 +80,9 @@ class ActivationSums:
                     f"terminal R: this model does not show the router's weights for {matrix.name}"
                 )
             found[ROUTED] = _square_sum(flat, gates)
+        with torch.autocast(flat.device.type, enabled=False):
+            for name in self._wanted & TOKEN_SUMS.keys():
+                found[name] = TOKEN_SUMS[name].reduce(flat.float())
         return found
 
     def _add_gram(self) -> None:
@@ -120,7 +125,13 @@ class ActivationSums:
         columns = matrix.shape.columns
         zeros = torch.zeros(1, columns, device=matrix.parameter.device)
         sums = {ACTIVATION: zeros, ROUTED: zeros, INPUT: zeros, TOKENS: zeros[:, :1]}
+        sums |= dict.fromkeys(TOKEN_SUMS, zeros)
         return sums | ({GRAM: zeros.new_zeros(columns, columns)} if GRAM in self._wanted else {})
+
+
+def _combined(name: str, first: Tensor, second: Tensor) -> Tensor:
+    own = TOKEN_SUMS.get(name)
+    return own.combine(first, second) if own else first + second
 
 
 def _square_sum(flat: Tensor, gates: Tensor | None = None) -> Tensor:
@@ -180,7 +191,7 @@ def _alike(zeros: Tensor, kind: str) -> Tensor:
 def _pooled(reached: list[Tensor], kind: str) -> Tensor | None:
     if not reached:
         return None
-    total = sum(reached[1:], start=reached[0])
+    total = reduce(partial(_combined, kind), reached)
     return total / len(reached) if kind in BACKWARD | INSIDE else total
 
 
@@ -215,7 +226,7 @@ def gather_raw(
         if not wanted:
             return found
     base: Any = model.base_model
-    activations = ActivationSums(matrices, wanted) if wanted & FORWARD else None
+    activations = ActivationSums(matrices, wanted) if forward(wanted) else None
     gradients = GradientSums(model, matrices, wanted) if wanted & BACKWARD else None
     try:
         for done, window in enumerate(tokens.to(compute.device).split(1), start=1):

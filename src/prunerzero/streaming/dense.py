@@ -23,11 +23,11 @@ from prunerzero.packing.weightfile import WeightFile
 from prunerzero.progress import Report
 from prunerzero.statistics.collectors import (
     BACKWARD,
-    FORWARD,
     GRADIENT,
     INSIDE,
     Sample,
     finish,
+    forward,
 )
 from prunerzero.statistics.gathering import ActivationSums, RawStatistics, fill_unreached
 from prunerzero.statistics.gradients import GradientSums
@@ -80,7 +80,7 @@ class DensePass:
         # One window at a time, as one sequence's gradient is what is squared.
         self._windows = list(tokens.split(1))
         self._sample = Sample(tokens.shape[0], tokens.numel())
-        self._sums = wanted & FORWARD
+        self._sums = forward(wanted)
         self._gradients = wanted & BACKWARD
         self._backward = bool(self._gradients)
         self._regional = bool(wanted & INSIDE)

@@ -11,13 +11,14 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from prunerzero.errors import InputError
 from prunerzero.files import cache_dir, require_space
 from prunerzero.metric import Metric
 from prunerzero.models.blocks import Matrix
 from prunerzero.progress import Report, silent
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.statistics.cache import tokens_hash
-from prunerzero.statistics.collectors import GRADIENT, Sample, finish, raw_sums
+from prunerzero.statistics.collectors import GRADIENT, TOKEN_SUMS, Sample, finish, raw_sums
 from prunerzero.streaming.dense import DensePass
 from prunerzero.streaming.disk import Demand
 from prunerzero.streaming.journal import Journal
@@ -98,6 +99,11 @@ def gather_stored(
         InputError: too little disk space, or another process is gathering the same.
     """
     wanted = raw_sums(terminals)
+    if own := sorted(wanted & TOKEN_SUMS.keys()):
+        raise InputError(
+            f"sum '{own[0]}': is your own, and statistics kept on disk could not tell whether its "
+            "function has changed; search without stream"
+        )
     settings = {
         "model": fingerprint(opened.directory, opened.checkpoint),
         "matrices": [matrix.name for block in opened.blocks for matrix in block.matrices],

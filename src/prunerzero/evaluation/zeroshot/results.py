@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from prunerzero.errors import InputError
+from prunerzero.notebook import Tabular
 
 ALPHA = 0.05
 """Level of the one-sided test that a model is above chance."""
@@ -128,7 +129,7 @@ class TaskResult:
 
 
 @dataclass(frozen=True)
-class ZeroShot:
+class ZeroShot(Tabular):
     """A model's answers to several tasks.
 
     Attributes:
@@ -138,6 +139,16 @@ class ZeroShot:
 
     tasks: dict[str, TaskResult]
     settings: dict[str, Any]
+
+    def _rows(self) -> list[dict[str, Any]]:
+        rows = []
+        for name, task in self.tasks.items():
+            row: dict[str, Any] = {"task": name, "items": task.items}
+            for metric, score in task.scores.items():
+                row |= {metric: score.mean, f"{metric}_stderr": score.stderr}
+                row[f"{metric}_chance"] = score.chance
+            rows.append(row)
+        return rows
 
     def minus(self, other: ZeroShot) -> dict[str, dict[str, Difference]]:
         """Differences by task and metric (`TaskResult.minus`)."""
