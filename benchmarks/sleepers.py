@@ -46,7 +46,7 @@ SHAPES = [
     for kind in FAMILIES
 ]
 PATTERN = Pattern.parse("50%")
-SKETCHED = 6 << 14  # bits, as of six probe matrices
+SKETCHED = 6 << 8  # words of 64 bits, as of six probe matrices
 
 
 def recorded_seconds() -> list[float]:
@@ -125,8 +125,8 @@ class Sleepers(Executor):
 
     def _answer(self, task: Task) -> Answer:
         if isinstance(task, Look):
-            bits = self._noise.integers(0, 256, SKETCHED // 8, np.uint8)
-            return Sketch(bits.tobytes().hex()[:32], bits, np.full(len(SHAPES), 0.5))
+            bits = np.frombuffer(self._noise.bytes(8 * SKETCHED), np.uint64)
+            return Sketch(bits[:2].tobytes().hex(), bits, np.full(len(SHAPES), 0.5))
         if isinstance(task, Measure):
             assert task.stance is not None
             return Measured((behind(self._random, task.stance.round),), task.stance)
@@ -167,7 +167,7 @@ class Keys(Masker):
 
     def sketch(self, recipe: Recipe) -> Sketch:
         """See `Masker.sketch`; of the first candidate."""
-        bits = np.zeros(SKETCHED // 8, np.uint8)
+        bits = np.zeros(SKETCHED, np.uint64)
         return Sketch(recipe.key(PATTERN)[:32], bits, np.full(len(SHAPES), 0.5))
 
 

@@ -33,7 +33,8 @@ FAULTS = ("worker killed", "coordinator killed", "disk full", "cache damaged")
 WEIGHTS = (6, 2, 2, 1)  # how often each
 SETTLING = 20.0  # seconds of a session before its memory counts: workers still start
 LEAST = 20.0  # seconds of a session's memory that tell of growth
-ROOM = 64 << 10  # bytes that a file may still grow by on a disk that is nearly full
+ROOM = 64 << 10  # bytes that a file may have on a disk that is nearly full
+NOTICED = 300.0  # seconds within which a search must have written so much
 
 
 class Soak:
@@ -186,11 +187,11 @@ class Soak:
         elif fault == "coordinator killed":
             self._stop()
         elif fault == "disk full":
-            largest = max((one.stat().st_size for one in self._folder.glob("s.db*")), default=0)
-            limit = largest + self._random.randrange(ROOM)
+            # Less than the study has: SQLite writes its log from the beginning time and again.
+            limit = os.fstat(self._log.fileno()).st_size + self._random.randrange(4096, ROOM)
             self._process.rlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
             try:
-                self._process.wait(self._every * 4)
+                self._process.wait(NOTICED)
             except psutil.TimeoutExpired:
                 self._process.kill()
                 self.problems.append("a full disk was not noticed")

@@ -127,7 +127,8 @@ def test_a_key_known_by_its_masks_is_not_scored_again(make, study, monkeypatch):
 def test_what_is_nearly_alike_is_not_measured(make, study, bench):
     recipes = [Recipe.from_text(text) for text in ("W * A", "W * A ** 1.001", "W * A ** 3")]
     first, near, far = map(bench().masker.sketch, recipes)
-    assert 0 <= first.distance(near) < ALIKE < first.distance(far)
+    assert first.is_near(near, ALIKE)
+    assert not first.is_near(far, ALIKE)
     loop = make(*(recipe.expression for recipe in recipes))
     loop.advance()
     assert loop.advance().expression == recipes[2].expression

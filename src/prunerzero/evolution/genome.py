@@ -23,6 +23,7 @@ SQUARED = Metric.parse("X").expression
 # Exponents nearer to zero than this are left out of formulas.
 NEGLIGIBLE = 0.005
 DECIMALS = 3
+REMEMBERED = 1 << 14  # products; a search proposes the same ones in ever new recipes
 
 # Exponent of each factor, by kind of matrix.
 Powers = Mapping[str, Mapping[str, float]]
@@ -106,6 +107,11 @@ def times_powers(metric: Metric, powers: Mapping[str, float]) -> Metric:
         metric: the formula.
         powers: exponent by the factor's name.
     """
+    return _times(metric, tuple(powers.items()))
+
+
+@functools.lru_cache(REMEMBERED)
+def _times(metric: Metric, powers: tuple[tuple[str, float], ...]) -> Metric:
     signed: list[Node] = []
     exponents: dict[Node, float] = {}
 
@@ -119,7 +125,7 @@ def times_powers(metric: Metric, powers: Mapping[str, float]) -> Metric:
             signed.append(factor)
         else:
             add(*_base_and_exponent(factor))
-    for name, exponent in powers.items():
+    for name, exponent in powers:
         add(UPDATE_FACTORS[name].expression, exponent)
     product = [
         base if round(exponent, DECIMALS) == 1 else _power(base, exponent)

@@ -262,7 +262,7 @@ class Loop:
         for individual in self._near.values() if self._alike else ():
             if individual.id not in self._sketches:  # all but those of a search that goes on
                 self._sketches[individual.id] = self._masker.sketch(individual.recipe)
-            if sketch.distance(self._sketches[individual.id]) < self._alike:
+            if sketch.is_near(self._sketches[individual.id], self._alike):
                 return individual
         return None
 

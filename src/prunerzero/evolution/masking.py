@@ -47,7 +47,7 @@ class Sketch:
 
     Attributes:
         fingerprint: hash of the masks of the probe matrices and of the sparsity everywhere.
-        bits: a sample of these masks, eight weights a byte.
+        bits: a sample of these masks, 64 weights a word.
         sparsities: of all matrices.
     """
 
@@ -55,14 +55,17 @@ class Sketch:
     bits: np.ndarray
     sparsities: np.ndarray
 
-    def distance(self, other: Sketch) -> float:
-        """Share of the weights that two recipes treat differently, estimated.
+    def is_near(self, other: Sketch, share: float) -> bool:
+        """Whether two recipes treat fewer weights than this share differently, estimated.
 
-        That of the sampled weights plus the mean difference in sparsity, as probe matrices do not
-        show how the others are spread.
+        That is the share of the sampled weights plus the mean difference in sparsity, as probe
+        matrices do not show how the others are spread.
         """
-        differing = int(np.bitwise_count(self.bits ^ other.bits).sum()) / (8 * self.bits.size)
-        return differing + float(np.abs(self.sparsities - other.sparsities).mean())
+        bits = np.bitwise_count(self.bits ^ other.bits)
+        differing = int(bits.sum()) / (64 * bits.size)
+        if differing >= share:
+            return False
+        return differing + float(np.abs(self.sparsities - other.sparsities).mean()) < share
 
 
 class Masker:
@@ -134,8 +137,10 @@ class Masker:
             # Odd, so that it goes through the columns of all usual widths.
             stride = max(1, array.size // SKETCHED) | 1
             bits.append(np.packbits(array.reshape(-1)[::stride]))
+        sampled = np.concatenate(bits)
+        sampled = np.pad(sampled, (0, -sampled.size % 8)).view(np.uint64)
         spread = np.array([float(sparsities[matrix.name]) for matrix in self.matrices])
-        return Sketch(digest.hexdigest()[:32], np.concatenate(bits), spread)
+        return Sketch(digest.hexdigest()[:32], sampled, spread)
 
     def probe_masks(
         self, recipe: Recipe, sparsities: Mapping[str, Fraction] | None = None

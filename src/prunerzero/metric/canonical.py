@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from prunerzero.errors import InputError
@@ -28,7 +29,10 @@ Group = Literal["row", "matrix", "model"]
 MAX_CHAIN = 4  # longer chains of factors or terms keep their order: roundings would add up
 MAX_GROWTH = 2.0  # and so do chains below operations that magnify relative errors more than this
 
+REMEMBERED = 1 << 14  # forms; a search proposes the same formulas in ever new recipes
 
+
+@lru_cache(REMEMBERED)
 def canonical(node: Node, group: Group = "row", nm: bool = False) -> Node:
     """The canonical form of an expression.
 

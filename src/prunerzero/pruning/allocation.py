@@ -104,13 +104,12 @@ class CurvesAllocation(_Allocation):
 
     def key(self) -> str:
         """Text that is equal for equivalent allocations: offsets to four decimals, none if 0."""
-        curves = {
-            kind: " ".join(f"{offset:.4f}" for offset in knots)
+        curves = [
+            (kind, " ".join([f"{offset:.4f}" for offset in knots]))
             for kind, knots in sorted(self.curves.items())
-            if any(round(offset, 4) for offset in knots)
-        }
-        listed = "; ".join(f"{kind}: {knots}" for kind, knots in curves.items())
-        return f"{self.name}({listed})" if curves else "uniform"
+        ]
+        listed = "; ".join(f"{kind}: {knots}" for kind, knots in curves if knots.strip("-0. "))
+        return f"{self.name}({listed})" if listed else "uniform"
 
 
 class OwlAllocation(_Allocation):

@@ -1,10 +1,17 @@
 """Real Ray: actors that die, and a cluster that loses a node in the middle of a search."""
 
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
 import pytest
 
 from prunerzero.errors import InputError
 from prunerzero.evolution import runner as module
-from prunerzero.evolution.executors.cluster import RayExecutor
+from prunerzero.evolution.executors.cluster import RayExecutor, check_reachable
 from prunerzero.evolution.runner import search
 from prunerzero.evolution.settings import Budget
 from prunerzero.study import Study
@@ -39,6 +46,35 @@ def sound(path, candidates):
         assert len({row.key for row in rows}) == len(rows)
         assert sum(study.counts().values()) == candidates
         return study.events("worker-lost")
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_where_nobody_listens_is_refused_before_the_model_is_read(scheme, text):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(InputError, match=rf"ray cluster '{scheme}127.0.0.1:{port}': .*refused"):
+        search("no/such model", "50%", study="s.db", calibration=text, executor="ray",
+               ray_address=f"{scheme}127.0.0.1:{port}")  # fmt: skip
+
+
+@pytest.mark.parametrize("address", ["", "here", "ray://", "host:", "host:123456", "http://a:1"])
+def test_what_is_no_address_is_refused(address):
+    with pytest.raises(InputError, match=r"ray address '.*': is no address; give HOST:PORT"):
+        check_reachable(address)
+
+
+def test_the_cluster_that_was_joined_last_may_be_gone(tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    check_reachable("auto")  # nothing is noted: Ray may look
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{port}")
+    with pytest.raises(InputError, match=f"ray cluster '127.0.0.1:{port}': cannot be reached"):
+        check_reachable("auto")
+    with socket.create_server(("127.0.0.1", port)):
+        check_reachable("auto")
 
 
 @pytest.mark.night
@@ -93,3 +129,38 @@ def test_more_workers_than_the_cluster_has_cores_for(run):
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+@pytest.mark.night
+def test_a_search_that_is_stopped_says_how_to_go_on_and_leaves_nothing_running(
+    model_directory, text, tmp_path
+):
+    psutil = pytest.importorskip("psutil")
+    study = tmp_path / "s.db"
+    command = [
+        sys.executable, "-m", "prunerzero", "search", model_directory, "--pattern", "50%",
+        "--study", str(study), "--calibration", text, "--samples", "4", "--sequence-length", "32",
+        "--candidates", "100000", "--executor", "ray", "--workers", "2",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ) as process:
+        while process.poll() is None and measured(study) < 4:  # the first is measured without Ray
+            time.sleep(0.1)
+        if process.poll() is not None:
+            pytest.fail(process.stderr.read())
+        started = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        err = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1].startswith("prunerzero: interrupted, nothing is half-written")
+    assert "Traceback" not in err
+    assert started
+    assert not psutil.wait_procs(started, timeout=30)[1]
+    with Study.open(study) as opened:
+        assert opened.check() == []
+
+
+def measured(path):
+    if not path.exists():
+        return 0
+    with Study.open(path) as study:
+        return study.counts()["evaluated"]

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import signal
+import socket
+import threading
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +23,8 @@ from prunerzero.evolution.executors.process import READY, pack_workplace
 from prunerzero.evolution.executors.tasks import Answer, Lost, Task, Workplace
 
 ROOM = 256 << 20  # bytes of a local object store, beside the parcel
+ADDRESS = re.compile(r"(?:ray://)?\[?(?P<host>[^/\[\]]+)\]?:(?P<port>\d{1,5})")
+PATIENCE = 5.0  # seconds for an answer from a cluster's address
 
 
 class RayExecutor(Executor):
@@ -29,9 +37,12 @@ class RayExecutor(Executor):
 
     Raises:
         MissingExtraError: Ray is not installed.
+        InputError: nobody listens at the address.
     """
 
     def __init__(self, workers: int | None, address: str | None, threads: int = 1) -> None:
+        if address is not None:
+            check_reachable(address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             import ray
@@ -129,17 +140,18 @@ class RayExecutor(Executor):
             return
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
-            if self._address is not None:
-                self._ray.init(address=self._address, **quiet)
-            else:
-                self._ray.init(
-                    address="local",
-                    num_cpus=max(usable_cores(), self._count or 1),
-                    include_dashboard=False,
-                    object_store_memory=size + ROOM,
-                    **quiet,
-                )
-        except (ConnectionError, OSError, ValueError, RuntimeError) as error:
+            with _signals_kept():
+                if self._address is not None:
+                    self._ray.init(address=self._address, **quiet)
+                else:
+                    self._ray.init(
+                        address="local",
+                        num_cpus=max(usable_cores(), self._count or 1),
+                        include_dashboard=False,
+                        object_store_memory=size + ROOM,
+                        **quiet,
+                    )
+        except Exception as error:  # of any kind: Ray raises bare ones, too
             where = f"'{self._address}'" if self._address else "of this machine"
             raise InputError(
                 f"ray cluster {where}: cannot be reached ({' '.join(str(error).split())[:300]})"
@@ -181,6 +193,54 @@ class _Actor:
     def do(self, task: Task) -> Answer:
         """See `Workplace.do`."""
         return self._workplace.do(task)
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ray takes SIGTERM for itself, and would end the process without a word."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def check_reachable(address: str) -> None:
+    """Whether somebody listens at a cluster's address; Ray itself would try for a minute or more.
+
+    Args:
+        address: ``HOST:PORT``, ``ray://HOST:PORT``, or ``auto`` for the cluster that this machine
+            joined last.
+
+    Raises:
+        InputError: it is no address, or nobody does.
+    """
+    place = address
+    if address == "auto":
+        place = os.environ.get("RAY_ADDRESS") or _joined_last() or "auto"
+    if place == "auto":
+        return  # Ray looks for processes of its own on this machine, and gives up at once
+    found = ADDRESS.fullmatch(place)
+    if found is None:
+        raise InputError(
+            f"ray address '{place}': is no address; give HOST:PORT, ray://HOST:PORT or auto"
+        )
+    try:
+        socket.create_connection((found["host"], int(found["port"])), PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"ray cluster '{place}': cannot be reached ({getattr(error, 'strerror', 0) or error}); "
+            "is it running ('ray status' there), and is that its address?"
+        ) from None
+
+
+def _joined_last() -> str | None:
+    """What `ray start` noted on this machine."""
+    folder = Path(os.environ.get("RAY_TMPDIR") or "/tmp") / "ray"
+    with suppress(OSError, ValueError):
+        return (folder / "ray_current_cluster").read_text().strip() or None
+    return None
 
 
 def _reason(error: BaseException) -> str:
