@@ -27,6 +27,11 @@ def poison(tensors):
     tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = torch.nan
 
 
+def store_codes(tensors):
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensors[name] = tensors[name].to(torch.int8)
+
+
 def poison_outside(tensors):
     tensors["model.norm.weight"][0] = torch.inf
 
@@ -59,6 +64,16 @@ DAMAGE = {
         lambda d: configure(d, intermediate_size=96),
         "5GB",
         "layers.0.mlp.*config.json makes it",
+    ),
+    "no blocks": (
+        lambda d: configure(d, num_hidden_layers=0),
+        "5GB",
+        r"belongs to block 0, but config.json says that the model has 0|no list of decoder blocks",
+    ),
+    "codes without a word": (
+        lambda d: rewrite(d, store_codes),
+        "5GB",
+        "'model.layers.1.mlp.up_proj.weight' is I8, so quantised",
     ),
     "too few blocks": (
         lambda d: configure(d, num_hidden_layers=2),

@@ -65,6 +65,12 @@ class MissingExtraError(InputError):
         return type(self), (self.extra, self.purpose)
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
+
+
 def _one_line(text: str) -> str:
     if not text.isprintable():
         text = "".join(map(_printable, text))

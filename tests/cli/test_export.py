@@ -1,10 +1,11 @@
 import os
+import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from damage import configure, poison, rewrite, store_codes
 from safetensors.torch import load_file
 
 from prunerzero.cli.app import main
@@ -95,14 +96,17 @@ def test_progress_goes_to_stderr(model, tmp_path, capsys):
     assert "exporting: 30/30" in capsys.readouterr().err
 
 
-def test_torch_is_not_needed(model, tmp_path):
+def test_unpacking_does_not_need_torch(model, tmp_path, succeed):
+    """Packing does: it compares the weights with the model of config.json."""
+    succeed("export", model, "--output", tmp_path / "packed")
     code = (
         "import sys; from prunerzero.cli.app import main; code = main(sys.argv[1:]);"
         "sys.exit(code or ('torch' in sys.modules))"
     )
-    arguments = ["export", model, "--output", str(tmp_path / "out")]
+    arguments = ["export", str(tmp_path / "packed"), "--format", "dense"]
+    arguments += ["--output", str(tmp_path / "out")]
     subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
-    assert Path(tmp_path / "out" / "packed.json").is_file()
+    assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
 def test_too_little_disk_is_found_before_writing(pruned, tmp_path, succeed, refuse, monkeypatch):
@@ -117,3 +121,34 @@ def test_too_little_disk_is_found_before_writing(pruned, tmp_path, succeed, refu
     assert "GB are needed" in refuse("export", tmp_path / "a", "--format", "dense",
                                      "--output", tmp_path / "d")  # fmt: skip
     assert set(os.listdir(tmp_path)) <= {"a", "b", "pruned", "own-cache"}
+
+
+ODD = {
+    "adapter": (lambda d: (d / "adapter_config.json").write_text("{}"), "an adapter"),
+    "shapes": (lambda d: configure(d, hidden_size=64), "config.json makes it"),
+    "NaN": (lambda d: rewrite(d, poison), "holds NaN or infinity"),
+    "record": (lambda d: (d / "pruning.json").write_text("{}"), "not written by prunerzero"),
+    "codes": (lambda d: rewrite(d, store_codes), "is I8, so quantised"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_what_is_no_checkpoint_of_weights(case, model, tmp_path, refuse):
+    damage, message = ODD[case]
+    source = tmp_path / "source"
+    shutil.copytree(model, source)
+    damage(source)
+    assert message in refuse("export", source, "--output", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_directory_that_is_not_there(tmp_path, refuse):
+    assert "no such directory" in refuse("export", "nowhere", "--output", tmp_path / "out")
+
+
+def test_a_packed_directory_without_its_configuration(pruned, tmp_path, succeed, refuse):
+    succeed("export", pruned, "--output", tmp_path / "packed")
+    (tmp_path / "packed" / "config.json").unlink()
+    line = refuse("export", tmp_path / "packed", "--format", "dense", "--output", tmp_path / "out")
+    assert "no config.json" in line
+    assert not (tmp_path / "out").exists()

@@ -1,9 +1,11 @@
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from damage import configure
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -307,3 +309,37 @@ def test_allocations_from_the_command_line(model, splittable, tmp_path, succeed)
 def test_what_does_not_go_together(model, splittable, tmp_path, refuse, extra, message):
     assert message in refuse("prune", model, *splittable, *extra, "--output", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["--stream", "--no-stream"])
+def test_an_altered_record_is_found_before_pruning(model, data, tmp_path, refuse, option):
+    source = tmp_path / "source"
+    shutil.copytree(model, source)
+    (source / "pruning.json").write_text('{"sparsity": 0.5}')
+    line = refuse("prune", source, "--metric", "magnitude", "--pattern", "50%", *data,
+                  "--output", tmp_path / "out", option)  # fmt: skip
+    assert "pruning.json: not written by prunerzero, or altered" in line
+    assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("option", ["--stream", "--no-stream"])
+def test_another_models_tokenizer(model, data, tmp_path, refuse, option):
+    source = tmp_path / "source"
+    shutil.copytree(model, source)
+    file = source / "tokenizer.json"
+    document = json.loads(file.read_text())
+    document["model"]["vocab"]["a"] = 5000
+    file.write_text(json.dumps(document))
+    line = refuse("prune", source, "--metric", "wanda", "--pattern", "50%", *data,
+                  "--output", tmp_path / "out", option)  # fmt: skip
+    assert "gives token ids up to 5000, but the model knows 256 tokens" in line
+
+
+def test_code_that_comes_with_a_checkpoint_is_not_asked_about(model, data, tmp_path, refuse):
+    source = tmp_path / "source"
+    shutil.copytree(model, source)
+    configure(source, model_type="strange", auto_map={"AutoConfig": "x.C", "AutoModel": "x.M"})
+    for option in ("--stream", "--no-stream"):
+        line = refuse("prune", source, "--metric", "magnitude", "--pattern", "50%", *data,
+                      "--output", tmp_path / "out", option)  # fmt: skip
+        assert "custom code" in line

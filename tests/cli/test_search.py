@@ -1,8 +1,10 @@
 import json
 import os
+import shutil
 import sqlite3
 
 import pytest
+from damage import poison, rewrite
 from tiny_models import make_text
 
 from prunerzero.cli.app import main
@@ -388,3 +390,13 @@ def test_workers_measure_and_the_same_command_goes_on(arguments, tmp_path, succe
 def test_options_of_workers_that_do_not_fit(arguments, tmp_path, refuse, options, message):
     assert message in refuse(*arguments, *options)
     assert not (tmp_path / "s.db").exists()
+
+
+def test_weights_that_are_no_numbers_leave_no_study(arguments, model, tmp_path, refuse):
+    source = tmp_path / "source"
+    shutil.copytree(model, source)
+    rewrite(source, poison)
+    arguments = [source if one == model else one for one in arguments]
+    for option in ("--stream", "--no-stream"):
+        assert "holds NaN or infinity" in refuse(*arguments, option)
+    assert not list(tmp_path.glob("s.*"))

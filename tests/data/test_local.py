@@ -1,9 +1,13 @@
 import json
+import os
+import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prunerzero.data import local
 from prunerzero.data.local import MIN_DOCUMENT_CHARACTERS, _paragraph_groups, read_documents
 from prunerzero.data.sources import evaluation_documents, load_documents, text_name
 from prunerzero.errors import InputError
@@ -87,6 +91,19 @@ def test_bad_files_are_named_in_one_line(tmp_path, name, content, message):
             load(str(path))
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no such device")
+def test_a_file_without_an_end(monkeypatch):
+    with pytest.raises(InputError, match="a NUL byte at offset 0"):
+        load_documents("/dev/zero")
+    monkeypatch.setattr(local, "LARGEST_TEXT", 3 << 20)
+    read, write = os.pipe()
+    writer = threading.Thread(target=os.write, args=(write, b"text" * (1 << 20)), daemon=True)
+    writer.start()
+    with pytest.raises(InputError, match="larger than 3 MiB; give a part of it"):
+        load_documents(f"/dev/fd/{read}")
+    os.close(read)
 
 
 def test_directory_without_texts(tmp_path):

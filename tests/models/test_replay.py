@@ -142,3 +142,14 @@ def test_a_model_that_is_no_chain_of_blocks_is_refused(kind, message):
     model = kind().requires_grad_(False)
     with pytest.raises(InputError, match=message):
         Replay(model, find_blocks(model), make_tokens(3), 2, compute_for(model, "float32"))
+
+
+def test_a_model_that_cannot_run_is_refused_in_one_line(monkeypatch):
+    def forward(*_args, **_kwargs):
+        raise RuntimeError("The size of tensor a (4) must match\nthe size of tensor b (8)")
+
+    model = make_model()
+    monkeypatch.setattr(model.model.layers[1].mlp, "forward", forward)
+    compute = compute_for(model, "float32")
+    with pytest.raises(InputError, match=r"LlamaForCausalLM: cannot run, .* \(4\) must match$"):
+        Replay(model, find_blocks(model), make_tokens(2), 2, compute)

@@ -90,6 +90,8 @@ def test_altered_header(packed):
     for old, new in ((f"{SPARSE}:mask", f"{SPARSE}:mesk"), ("BF16", " F16")):
         path.write_bytes(content.replace(old.encode(), new.encode()))
         refused(packed, "altered|missing|is  F16")
+    path.write_bytes(content.replace(b'"format":"pt"', b'"format":"pu"'))
+    refused(packed, "altered, its header differs")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from prunerzero.errors import InputError
 from prunerzero.files import write_json
 from prunerzero.models.blocks import prunable_matrices
+from prunerzero.packing.checkpoint import DenseCheckpoint
 from prunerzero.pruning.checkpoint import (
     pruned_from,
     refuse_seen,
@@ -96,6 +97,30 @@ def test_the_card_says_what_was_done_and_what_it_is_not(tmp_path, text):
     assert "--samples 4 --sequence-length 16" in command
 
 
+def places(directory):
+    """The file of every tensor."""
+    tensors = DenseCheckpoint.open(directory).tensors
+    return {info.name: file.path.name for info, file in tensors.items()}
+
+
+def test_other_files_of_the_source_are_kept(tmp_path, text):
+    model, result = pruned(text)
+    model.save_pretrained(tmp_path / "source")
+    for name in (
+        "LICENSE",
+        "vocab.txt",
+        "README.md",
+        "pytorch_model.bin",
+        "generation_config.json",
+    ):
+        (tmp_path / "source" / name).write_text("{}")
+    save_checkpoint(model, None, result, tmp_path / "out", str(tmp_path / "source"))
+    assert {"LICENSE", "vocab.txt"} <= set(os.listdir(tmp_path / "out"))
+    assert "pytorch_model.bin" not in os.listdir(tmp_path / "out")
+    assert "no smaller" in (tmp_path / "out" / "README.md").read_text()
+    assert "eos_token_id" in (tmp_path / "out" / "generation_config.json").read_text()
+
+
 def test_it_is_sharded_as_the_source(tmp_path, text):
     model, result = pruned(text, num_hidden_layers=6)
     model.save_pretrained(tmp_path / "many", max_shard_size="60KB")
@@ -104,8 +129,12 @@ def test_it_is_sharded_as_the_source(tmp_path, text):
     assert count > 2
     for source, expected in (("many", count), ("one", 1)):
         out = tmp_path / f"{source}-out"
-        save_checkpoint(model, None, result, out, str(tmp_path / source))
+        # Transformers saves the tensors of a model that it has loaded in another order.
+        again = AutoModelForCausalLM.from_pretrained(tmp_path / source)
+        save_checkpoint(again, None, result, out, str(tmp_path / source))
+        assert places(out) == places(tmp_path / source)
         assert len(list(out.glob("*.safetensors"))) == expected
+        assert (out / "model.safetensors.index.json").exists() == (expected > 1)
         again = AutoModelForCausalLM.from_pretrained(out)
         assert torch.equal(again(make_tokens(2)).logits, model(make_tokens(2)).logits)
 

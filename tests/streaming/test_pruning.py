@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+from shrunk_models import shrunk_model
 from streaming.helpers import HALF, NM, check_same, pruned_in_memory, save, stored
 from tiny_models import make_text, make_tokens, save_model
 from transformers import AutoTokenizer
@@ -36,6 +37,16 @@ def test_equals_pruning_in_memory(family, dtype, tmp_path):
     assert found.coverage == expected.coverage
     assert set(found.unreached) == set(expected.unreached)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
+
+
+def test_hidden_states_longer_than_the_windows(tmp_path):
+    """CPM-Ant puts a prompt of its own in front of each."""
+    shrunk_model("cpmant").save_pretrained(tmp_path / "source")
+    options = {"calibration": make_tokens(3), "dtype": "float32"}
+    model, _ = pruned_in_memory(tmp_path / "source", "W * A * F", HALF, **options)
+    prune_streamed(tmp_path / "source", tmp_path / "out", Metric.parse("W * A * F"), HALF,
+                   device="cpu", **options)  # fmt: skip
+    check_same(model, tmp_path / "out")
 
 
 @pytest.mark.parametrize("sequential", [True, False])

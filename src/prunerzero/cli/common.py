@@ -256,7 +256,7 @@ def prepare_output(path: str | Path) -> Path:
                 raise InputError(f"output {target}: directory is not empty; empty it or name a new")
         elif os.path.lexists(target):
             raise InputError(f"output {target}: is a file; name a directory")
-        made = [directory for directory in (target, *target.parents) if not directory.exists()]
+        made = [place for place in (target, *target.parents) if not os.path.exists(place)]
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=target):
             pass

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from prunerzero.cli import inputs
 from prunerzero.cli.common import Json, Progress, emit, prepare_output, print_table
+from prunerzero.errors import InputError
+
+if TYPE_CHECKING:
+    from prunerzero.packing.pack import Check
 
 EXAMPLES = (
     "prunerzero export out --output packed",
@@ -28,12 +34,20 @@ def command(
 ) -> None:
     """Store a pruned checkpoint in fewer bytes, exactly, or restore it."""
     target = prepare_output(output)
+    from prunerzero.packing.index import is_packed
     from prunerzero.packing.pack import pack
     from prunerzero.packing.unpack import unpack
+    from prunerzero.pruning.checkpoint import read_record
 
-    run = pack if format == "packed" else unpack
+    if not os.path.isdir(directory):
+        raise InputError(f"checkpoint {directory}: no such directory")
+    read_record(directory)  # raises if it was altered
     with Progress() as progress:
-        result = run(Path(directory), target, report=progress)
+        if format == "dense":
+            result = unpack(Path(directory), target, report=progress)
+        else:
+            check = None if is_packed(directory) else _checked(directory)
+            result = pack(Path(directory), target, check=check, report=progress)
     document = {
         "format": format,
         "bytes": result.nbytes,
@@ -54,3 +68,13 @@ def command(
         ("saved in", target),
     ]
     print_table(("", ""), rows)
+
+
+def _checked(directory: str) -> Check:
+    """Compares a checkpoint with its configuration; gives what checks its values."""
+    inputs.announce(directory)
+    from prunerzero.streaming.opening import check_checkpoint
+    from prunerzero.streaming.source import refuse_not_finite
+
+    check_checkpoint(Path(directory))
+    return refuse_not_finite

@@ -90,6 +90,7 @@ def command(
     """Prune a model and save it as a Hugging Face checkpoint."""
     from prunerzero.models.names import check_model_name
     from prunerzero.permutation.pattern import check_permutable
+    from prunerzero.pruning.checkpoint import seen_documents
     from prunerzero.pruning.pattern import Pattern
 
     wanted = Pattern.parse(pattern)
@@ -99,6 +100,7 @@ def command(
         metric, recipe, group, update, allocation, allocation_budget, budget, wanted
     )
     check_model_name(model)
+    seen_documents(model)  # what an earlier run has recorded must be readable: it is kept
     inputs.check_calibration(calibration)
     source = run.source(model)
     directory, streamed = inputs.prepare_pruning(source, output, stream)
@@ -128,10 +130,22 @@ def command(
         else:
             loaded, tokenizer = inputs.load_quietly(source, run.device, run.dtype)
             require_space(directory, sum(p.nbytes for p in loaded.parameters()))
+            from prunerzero.pruning.calibration import calibration_windows
             from prunerzero.pruning.checkpoint import save_checkpoint
+            from prunerzero.pruning.planning import needs_data
             from prunerzero.pruning.pruner import prune
 
             chosen = preparation.recipe_for(loaded, tokenizer, options)
+            if needs_data(chosen, wanted):  # a text that is too short is found first
+                options["calibration"] = calibration_windows(
+                    loaded,
+                    tokenizer,
+                    options["calibration"],
+                    amount.samples,
+                    amount.sequence_length,
+                    run.seed,
+                    progress,
+                )
             preparation.foretell(loaded, chosen, options)
             result = prune(loaded, tokenizer, chosen, wanted, permuted=permute, **options)
             progress("saving", 0, 1)

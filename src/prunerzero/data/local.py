@@ -12,6 +12,8 @@ from prunerzero.errors import InputError
 
 MIN_DOCUMENT_CHARACTERS = 2_000
 """A single file is cut into documents of whole paragraphs with at least so many characters."""
+LARGEST_TEXT = 1 << 30
+"""Bytes of a file of one's own: it is held in memory, tokens and all."""
 
 
 def read_documents(path: Path) -> list[Document]:
@@ -55,16 +57,26 @@ def read_text(path: Path) -> str:
     """Reads a UTF-8 file, line ends made those of Unix.
 
     Raises:
-        InputError: The file is missing, empty, binary or not UTF-8.
+        InputError: The file is missing, empty, binary, not UTF-8, or larger than `LARGEST_TEXT`.
     """
+    data = bytearray()
     try:
-        data = path.read_bytes()
+        with path.open("rb") as stream:  # a device or a pipe may have no end
+            while piece := stream.read(1 << 20):
+                if (position := piece.find(b"\0")) >= 0:
+                    raise InputError(
+                        f"text {path}: not a UTF-8 text file "
+                        f"(a NUL byte at offset {len(data) + position})"
+                    )
+                data += piece
+                if len(data) > LARGEST_TEXT:
+                    raise InputError(
+                        f"text {path}: larger than {LARGEST_TEXT >> 20} MiB; give a part of it"
+                    )
     except OSError as error:
         raise InputError(
             f"text {path}: cannot be read ({(error.strerror or str(error)).lower()})"
         ) from None
-    if (position := data.find(b"\0")) >= 0:
-        raise InputError(f"text {path}: not a UTF-8 text file (a NUL byte at offset {position})")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -156,7 +156,9 @@ def cut_texts(
 ) -> dict[str, Windows]:
     """The windows of each text, by its name; arguments and errors as for `evaluate`."""
     if tokenizer is None:
-        raise InputError("evaluating on text needs a tokenizer: this model comes without one")
+        raise InputError(
+            "evaluating on text needs a tokenizer: this model has none that can be read"
+        )
     check_length(sequence_length, context_limit(model))
     cuts: dict[str, Windows] = {}
     for text in texts:

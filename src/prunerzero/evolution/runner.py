@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -185,6 +186,9 @@ def search(
         for name, bench in zip(models, benches, strict=True)
         for source in calibrations
     ]
+    if not os.path.exists(study):  # else these very weights have been checked
+        for bench in benches:
+            bench.check(report)
     clock.lap("loading")
     with (
         Study.open_or_create(study, settings.to_json()) as store,

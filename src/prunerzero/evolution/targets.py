@@ -156,7 +156,7 @@ def open_models(
     for model in models:
         bench = (StreamedModel if stream else WholeModel)(model, dtype, device, selection)
         if bench.tokenizer is None:
-            raise InputError(f"model '{model}': searching on text needs its tokenizer, it has none")
+            raise InputError(f"model '{model}': has no tokenizer that can be read")
         check_length(sequence_length, bench.context)
         benches.append(bench)
         expected, found = (_kinds(one) for one in (benches[0], bench))

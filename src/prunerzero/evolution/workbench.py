@@ -30,7 +30,7 @@ from prunerzero.pruning.pruner import DenseStatistics
 from prunerzero.statistics.cache import Statistics, gather_statistics, model_hash
 from prunerzero.streaming.comparison import StreamedComparison
 from prunerzero.streaming.opening import open_model
-from prunerzero.streaming.source import fingerprint
+from prunerzero.streaming.source import check_finite, fingerprint
 from prunerzero.streaming.statistics import StoredStatistics, gather_stored
 
 # Reading the weights is what a streamed candidate costs, so a pass takes more windows: the next
@@ -65,6 +65,10 @@ class Workbench(ABC):
     def matrices(self) -> list[Matrix]:
         """All prunable matrices."""
         return [matrix for block in self.blocks for matrix in block.matrices]
+
+    @abstractmethod
+    def check(self, report: Report) -> None:
+        """Reads the weights, where that has not been done, and refuses NaN and infinity."""
 
     @abstractmethod
     def plan(self, plan: RungPlan) -> RungPlan:
@@ -113,6 +117,9 @@ class WholeModel(Workbench):
         self.blocks = find_blocks(self.network, selection)
         self.identity = model_hash(self.network)
         self.measure_guidance = measure_guidance
+
+    def check(self, report: Report) -> None:
+        """See `Workbench.check`."""
 
     def plan(self, plan: RungPlan) -> RungPlan:
         """See `Workbench.plan`."""
@@ -179,6 +186,10 @@ class StreamedModel(Workbench):
         self.blocks = self.opened.blocks
         self.identity = fingerprint(self.opened.directory, self.opened.checkpoint)
         self.measure_guidance = measure_streamed_guidance
+
+    def check(self, report: Report) -> None:
+        """See `Workbench.check`."""
+        check_finite(self.opened.checkpoint, report)
 
     def plan(self, plan: RungPlan) -> RungPlan:
         """See `Workbench.plan`."""

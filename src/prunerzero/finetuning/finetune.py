@@ -27,9 +27,10 @@ from prunerzero.models.loading import load_model
 from prunerzero.models.names import check_model_name
 from prunerzero.progress import Report, silent
 from prunerzero.pruning.checkpoint import (
+    USUAL_SHARD,
     read_record,
     seen_documents,
-    shard_size,
+    shard_as,
     write_finetuned_record,
 )
 from prunerzero.pruning.pruner import matrix_results, overall_sparsity
@@ -285,7 +286,9 @@ class _Run:
             name, device=self.device, dtype="float32" if self.dtype == "float32" else None
         )
         if tokenizer is None:
-            raise InputError("fine-tuning on text needs a tokenizer: this model comes without one")
+            raise InputError(
+                "fine-tuning on text needs a tokenizer: this model has none that can be read"
+            )
         compute = compute_for(model, self.dtype)
         heldout = self._heldout(model, tokenizer)
         split = Split.CALIBRATION if is_named(plan.text) else None
@@ -353,7 +356,8 @@ class _Run:
         folder = self.journal.folder / CHECKPOINT
         shutil.rmtree(folder, ignore_errors=True)
         require_space(folder, sum(p.nbytes for p in model.parameters()))
-        model.save_pretrained(folder, max_shard_size=shard_size(self.plan.directory))
+        model.save_pretrained(folder, max_shard_size=USUAL_SHARD)
+        shard_as(Path(self.plan.directory), folder)
         tokenizer.save_pretrained(folder)
 
 

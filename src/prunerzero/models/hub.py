@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
 from prunerzero.errors import InputError
-from prunerzero.models.names import ALIASES
+from prunerzero.models.names import ALIASES, is_hub_id
 from prunerzero.suggestions import did_you_mean
 
 # Seconds. The loaders of transformers retry for 23 s before they say that there is no network.
@@ -50,8 +53,21 @@ def reachable(name: str) -> bool:
     return True
 
 
+def local_files(name: str) -> Path | None:
+    """The directory of a model's files on this machine, where there is one.
+
+    Args:
+        name: a checkpoint directory, or a hub id whose files were downloaded; of other models
+            (aliases, GGUF files) there is none that a checkpoint could be compared with.
+    """
+    if os.path.isdir(name):
+        return Path(name)
+    found = try_to_load_from_cache(name, "config.json") if is_hub_id(name) else None
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def _cached(name: str) -> bool:
-    return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    return local_files(name) is not None
 
 
 def first_use(name: str) -> str | None:

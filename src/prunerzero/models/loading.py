@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prunerzero.errors import InputError, MissingExtraError
+from prunerzero.errors import InputError, MissingExtraError, first_line
 from prunerzero.files import atomic_directory
 from prunerzero.models.acceleration import PATTERN
 from prunerzero.models.acceleration import accelerate as make_semi_structured
@@ -73,7 +73,7 @@ def load_model(
     options = {"local_files_only": local, "trust_remote_code": trust_remote_code}
     load = load_packed if is_packed(source) else AutoModelForCausalLM.from_pretrained
     if Path(source).is_dir() and not is_packed(source):
-        DenseCheckpoint.open(Path(source))  # transformers names no damaged file
+        DenseCheckpoint.open(Path(source)).refuse_codes()  # transformers names no damaged file
     try:
         model, loading = load(
             source,
@@ -106,7 +106,7 @@ def load_model(
     if accelerate is not None:
         model.acceleration = make_semi_structured(model)
         logger.info("%s: %s", name, model.acceleration)
-    return model, load_tokenizer(source, options)
+    return model, load_tokenizer(source, model, options)
 
 
 def _check_names(name: str, model: nn.Module, loading: dict[str, Any]) -> None:
@@ -123,11 +123,16 @@ def _check_names(name: str, model: nn.Module, loading: dict[str, Any]) -> None:
             f"files, first {gone[0]}"
         )
     known = model.state_dict()
+    empty = {
+        path
+        for path, part in model.named_modules()
+        if isinstance(part, nn.ModuleList) and not len(part)
+    }
     for key in sorted(loading["unexpected_keys"]):
         # Those of further blocks; of others the model may well make nothing.
         block = _NUMBER.search(key)
-        if block and _NUMBER.sub(".0.", key) in known:
-            first = _NUMBER.sub(".0.", key)
+        first = _NUMBER.sub(".0.", key)
+        if block and (first in known or key[: block.start()] in empty):
             blocks = sum(_NUMBER.sub(".0.", other) == first for other in known)
             raise InputError(
                 f"model '{name}': tensor '{key}': belongs to block {block[1]}, but config.json "
@@ -157,13 +162,32 @@ def context_limit(model: Any) -> int | None:
     return int(limit) if limit else None
 
 
-def load_tokenizer(source: str, options: dict[str, Any]) -> Any:
-    """The checkpoint's tokenizer, or None where it has none."""
+def load_tokenizer(source: str, model: Any, options: dict[str, Any]) -> Any:
+    """The checkpoint's tokenizer, or None where it has none.
+
+    Args:
+        source: directory or hub id.
+        model: the causal LM, with or without its weights.
+        options: of ``from_pretrained``.
+
+    Raises:
+        InputError: it gives tokens that the model does not have.
+    """
     try:
-        return AutoTokenizer.from_pretrained(source, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except Exception:  # as many ways as above
         # Weights without a tokenizer are fine for calls that bring token ids of their own.
         return None
+    known = len(model.get_input_embeddings().weight)
+    # Tokens added for padding, say, may lie beyond: no text holds them.
+    base = tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys()
+    last = max(tokenizer.convert_tokens_to_ids(list(base)), default=0)
+    if last >= known:
+        raise InputError(
+            f"model '{source}': its tokenizer gives token ids up to {last}, but the model knows "
+            f"{known} tokens; the tokenizer is another model's"
+        )
+    return tokenizer
 
 
 def _convert(gguf: Path, directory: Path) -> None:
@@ -199,9 +223,3 @@ def _convert(gguf: Path, directory: Path) -> None:
 
 def _is_checkpoint(directory: Path) -> bool:
     return (directory / "config.json").is_file()
-
-
-def first_line(error: BaseException) -> str:
-    """What an error of a library says, in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__

@@ -42,7 +42,7 @@ def check_model_name(name: str | os.PathLike[str]) -> None:
             raise InputError(f"model '{name}': a file, but not a .gguf file or a model directory")
     elif path.suffix == ".gguf" or name.startswith((".", "/", "~")):
         raise InputError(f"model '{name}': no such file or directory")
-    elif len(name) > LONGEST_ID or not _HUB_ID.fullmatch(name):
+    elif not is_hub_id(name):
         raise InputError(
             f"model '{name}': not a directory, not an alias ({', '.join(ALIASES)}), "
             f"and not a hub id (owner/name){did_you_mean(name, ALIASES)}"
@@ -60,6 +60,11 @@ def refuse_adapter(directory: Path) -> None:
             f"model '{directory}': an adapter (adapter_config.json); merge it into its base model "
             "first, and give that"
         )
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name can be a hub id."""
+    return len(name) <= LONGEST_ID and _HUB_ID.fullmatch(name) is not None
 
 
 def gguf_file(name: str) -> Path | None:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunerzero.errors import InputError
+from prunerzero.errors import InputError, PrunerZeroError, first_line
 from prunerzero.models.blocks import Block
 from prunerzero.models.compute import Compute
 from prunerzero.models.running import BlockCall, run_block, show_inputs
@@ -143,6 +143,20 @@ def _passing(blocks: list[Block], endings: list[Ending]) -> Iterator[None]:
                 block.module.forward = own
 
 
+@contextmanager
+def first_run(model: nn.Module) -> Iterator[None]:
+    """Explains a model that cannot run: its configuration may lie about more than shapes."""
+    try:
+        yield
+    except (PrunerZeroError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever their code raises where settings do not fit together
+        raise InputError(
+            f"model {type(model).__name__}: cannot run, its config.json may not fit its weights: "
+            f"{first_line(error)}"
+        ) from error
+
+
 @torch.no_grad()
 def check_chain(model: nn.Module, blocks: list[Block], tokens: Tensor, compute: Compute) -> None:
     """Checks that each block's input is the output of the block before it.
@@ -159,7 +173,8 @@ def check_chain(model: nn.Module, blocks: list[Block], tokens: Tensor, compute: 
         InputError: naming the first block whose input is something else.
     """
     inputs: list[Tensor] = []
-    _, calls = capture_blocks(model, blocks, tokens, compute, inputs)
+    with first_run(model):
+        _, calls = capture_blocks(model, blocks, tokens, compute, inputs)
     for block, call, hidden, after in zip(blocks, calls, inputs, inputs[1:], strict=False):
         output = run_block(block, hidden, call, compute)
         same = isinstance(output, Tensor) and output.shape == after.shape
@@ -200,8 +215,7 @@ def capture_blocks(
     def record(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden, call = split_call(args, kwargs)
         if index in calls:
-            name = blocks[index].name
-            raise InputError(f"block {name}: runs more than once in a forward pass; not supported")
+            raise more_than_once(blocks[index].name)
         if index == 0:
             first.append(hidden)
         if inputs is not None:
@@ -224,6 +238,11 @@ def capture_blocks(
         if block.index not in calls:
             raise InputError(f"block {block.name}: does not run in a forward pass")
     return first[0], [calls[block.index] for block in blocks]
+
+
+def more_than_once(block: str) -> InputError:
+    """The error for a block that has no single input to be calibrated on."""
+    return InputError(f"block {block}: runs more than once in a forward pass; not supported")
 
 
 @torch.no_grad()

@@ -51,7 +51,7 @@ class DenseCheckpoint:
             InputError: the directory is no unquantised safetensors checkpoint, or a file is
                 missing or damaged.
         """
-        _refuse_others(directory)
+        refuse_others(directory)
         tensors: dict[TensorInfo, WeightFile] = {}
         names: dict[str, Path] = {}
         for file in _weight_files(directory):
@@ -66,6 +66,20 @@ class DenseCheckpoint:
     def nbytes(self) -> int:
         """Bytes of the weight files."""
         return sum(path.stat().st_size for path in {file.path for file in self.tensors.values()})
+
+    def refuse_codes(self) -> None:
+        """Refuses weights that are no plain numbers, whatever the configuration says.
+
+        Raises:
+            InputError: a matrix is stored as integers or in eight bits, as quantised models are.
+        """
+        for tensor, file in self.tensors.items():
+            plain = tensor.dtype in ("F64", "F32", "F16", "BF16")
+            if tensor.name.endswith(".weight") and len(tensor.shape) > 1 and not plain:
+                raise InputError(
+                    f"{file.path}: tensor '{tensor.name}' is {tensor.dtype}, so quantised: codes "
+                    "and no weights; give the unquantised checkpoint"
+                )
 
     def read(self, tensor: TensorInfo) -> Bits:
         """The bits of one tensor.
@@ -85,7 +99,12 @@ def copy_others(source: Path, target: Path) -> None:
         shutil.copytree(source / _TEMPLATES, target / _TEMPLATES)
 
 
-def _refuse_others(directory: Path) -> None:
+def refuse_others(directory: Path) -> None:
+    """Refuses a directory that is no checkpoint, or a quantised one.
+
+    Raises:
+        InputError: saying which.
+    """
     if not directory.is_dir():
         raise InputError(f"checkpoint {directory}: no such directory")
     if not (directory / "config.json").is_file():

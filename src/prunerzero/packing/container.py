@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from prunerzero.errors import InputError
 from prunerzero.packing.encoding import Bits
 from prunerzero.packing.weightfile import TensorInfo
 
@@ -76,6 +77,20 @@ class ShardWriter:
                 self._stream.seek(0)
                 self._stream.write(self._room.to_bytes(8, "little"))
                 self._stream.write(_header(self._entries).ljust(self._room))
+
+
+def check_header(path: Path) -> None:
+    """Compares a header with what `ShardWriter` writes for the same tensors, byte for byte.
+
+    Raises:
+        InputError: It is not the same, so it was altered.
+    """
+    with path.open("rb") as stream:
+        found = stream.read(int.from_bytes(stream.read(8), "little"))
+    entries = json.loads(found)
+    entries.pop("__metadata__", None)
+    if found != _header(entries).ljust(len(found)):
+        raise InputError(f"{path}: altered, its header differs; copy or export the directory again")
 
 
 def part_name(name: str, part: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -18,6 +18,9 @@ from prunerzero.packing.weightfile import TensorInfo, digest
 from prunerzero.progress import Report, silent
 
 _PARTS = ("codes", "values")  # no tensor has more, and no part's name is longer
+
+
+Check = Callable[[TensorInfo, Bits], None]
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ def pack(
     output: str | Path,
     *,
     shard_bytes: int = SHARD_BYTES,
+    check: Check | None = None,
     report: Report = silent,
 ) -> Export:
     """Packs a checkpoint: every tensor in its smallest exact encoding; the rest is copied.
@@ -53,6 +57,7 @@ def pack(
         source: a Hugging Face checkpoint with safetensors, typically a pruned one.
         output: directory to make; new or empty, and written as a whole or not at all.
         shard_bytes: dense bytes of one weight file.
+        check: called with each tensor and its bits; raises for those that are not to be packed.
         report: told of the tensors done.
 
     Raises:
@@ -71,6 +76,8 @@ def pack(
         copy_others(source, temporary)
         for writer, tensor in written(temporary, shards, _PARTS, report):
             bits = checkpoint.read(tensor)
+            if check is not None:
+                check(tensor, bits)
             packed = encode(bits)
             _add(writer, tensor, packed)
             entries[tensor.name] = _entry(tensor, packed, bits, writer.file)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prunerzero.errors import InputError
-from prunerzero.packing.container import part_name
+from prunerzero.packing.container import check_header, part_name
 from prunerzero.packing.encoding import Bits, code_bytes, decode_bitmask, decode_nm, mask_bytes
 from prunerzero.packing.index import Entry, read_index
 from prunerzero.packing.nm import GROUP
@@ -41,6 +41,8 @@ class PackedCheckpoint:
         entries = read_index(directory)
         names = sorted({entry.file for entry in entries.values()})
         files = {name: WeightFile.open(directory / name) for name in names}
+        for name in names:
+            check_header(directory / name)
         for name, entry in entries.items():
             _check(files[entry.file], name, entry)
         return cls(directory, entries, files)

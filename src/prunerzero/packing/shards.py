@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from prunerzero.files import write_json
+from prunerzero.packing.checkpoint import SHARDED
 from prunerzero.packing.container import ShardWriter
 from prunerzero.packing.weightfile import TensorInfo
 from prunerzero.progress import Report
@@ -65,6 +67,13 @@ def written(
                 yield writer, tensor
                 done += 1
                 report("exporting", done, total)
+
+
+def write_weight_map(directory: Path, shards: Shards) -> None:
+    """Writes the index that says which file each tensor is in."""
+    places = {tensor.name: file for file, held in shards.items() for tensor in held}
+    total = sum(tensor.nbytes for held in shards.values() for tensor in held)
+    write_json(directory / SHARDED, {"metadata": {"total_size": total}, "weight_map": places})
 
 
 def size(directory: Path, files: Iterable[str]) -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from prunerzero.errors import InputError
-from prunerzero.files import atomic_directory, require_space, write_json
-from prunerzero.packing.checkpoint import SHARDED, copy_others
+from prunerzero.files import atomic_directory, require_space
+from prunerzero.packing.checkpoint import copy_others, refuse_others
 from prunerzero.packing.index import INDEX, is_packed
 from prunerzero.packing.pack import Export, count_encodings
 from prunerzero.packing.reader import PackedCheckpoint
-from prunerzero.packing.shards import SHARD_BYTES, size, spread, written
+from prunerzero.packing.shards import SHARD_BYTES, size, spread, write_weight_map, written
 from prunerzero.progress import Report, silent
 
 
@@ -35,6 +35,7 @@ def unpack(
     source, output = Path(source), Path(output)
     if not is_packed(source):
         raise InputError(f"checkpoint {source}: not packed, as it holds no {INDEX}")
+    refuse_others(source)
     checkpoint = PackedCheckpoint.open(source)
     tensors = [checkpoint.info(name) for name in checkpoint.entries]
     require_space(output, sum(tensor.nbytes for tensor in tensors))
@@ -45,9 +46,6 @@ def unpack(
             bits = checkpoint.read(tensor.name)
             writer.add(tensor.name, tensor.dtype, tensor.shape, bits)
         if len(shards) > 1:
-            places = {tensor.name: file for file, held in shards.items() for tensor in held}
-            total = sum(tensor.nbytes for tensor in tensors)
-            index = {"metadata": {"total_size": total}, "weight_map": places}
-            write_json(temporary / SHARDED, index)
+            write_weight_map(temporary, shards)
     nbytes = size(output, shards)
     return Export(nbytes, nbytes, count_encodings(checkpoint.entries.values()))

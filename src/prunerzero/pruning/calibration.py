@@ -55,7 +55,9 @@ def calibration_windows(
             raise InputError(f"calibration: token ids must lie between 0 and {vocabulary - 1}")
         return windows
     if tokenizer is None:
-        raise InputError("calibration on text needs a tokenizer: this model comes without one")
+        raise InputError(
+            "calibration on text needs a tokenizer: this model has none that can be read"
+        )
     check_length(sequence_length, limit)
     split = Split.CALIBRATION if is_named(str(calibration)) else None
 

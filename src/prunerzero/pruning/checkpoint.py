@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from prunerzero import __version__
 from prunerzero.data.sources import evaluation_documents
 from prunerzero.errors import InputError
 from prunerzero.files import atomic_directory, json_text, read_json, write_json
+from prunerzero.packing.checkpoint import SHARDED, SINGLE, DenseCheckpoint, copy_others
+from prunerzero.packing.shards import write_weight_map, written
+from prunerzero.packing.weightfile import TensorInfo
+from prunerzero.progress import silent
 from prunerzero.pruning.card import CARD, model_card
 
 if TYPE_CHECKING:
@@ -21,7 +28,7 @@ if TYPE_CHECKING:
 RECORD = "pruning.json"
 FORMAT = 1
 CHECKSUM = "sha256"  # of all else in the record
-USUAL_SHARD = 5_000_000_000
+USUAL_SHARD = "5GB"
 
 
 def save_checkpoint(
@@ -30,7 +37,7 @@ def save_checkpoint(
     """Writes a pruned model, its tokenizer, ``pruning.json`` and a card, atomically.
 
     The checkpoint is dense: pruned weights are stored as ``+0.0``, which every engine loads. It is
-    sharded as the model's own checkpoint, where that is a directory.
+    sharded as the model's own checkpoint, and what else that holds (a licence, say) is copied.
 
     Args:
         model: the pruned model.
@@ -44,9 +51,16 @@ def save_checkpoint(
     """
     from safetensors import SafetensorError
 
+    from prunerzero.models.hub import local_files
+
+    files = local_files(source)
     try:
         with atomic_directory(directory) as temporary:
-            model.save_pretrained(temporary, max_shard_size=shard_size(source))
+            if files is not None:
+                copy_others(files, temporary)
+            model.save_pretrained(temporary, max_shard_size=USUAL_SHARD)
+            if files is not None:
+                shard_as(files, temporary)
             if tokenizer is not None:
                 tokenizer.save_pretrained(temporary)
             write_record(temporary, result, source)
@@ -85,15 +99,39 @@ def sealed(document: dict[str, Any]) -> dict[str, Any]:
     return document | {CHECKSUM: _digest(document)}
 
 
-def shard_size(source: str) -> int:
-    """Bytes of a shard, such that a checkpoint is split about as the one in ``source``.
+def shard_as(source: Path, directory: Path) -> None:
+    """Puts the tensors of a saved checkpoint into the files that they were in before.
 
-    A single file stays one; where ``source`` is no directory, shards have 5 GB at most.
+    Transformers spreads the tensors of a model that it has loaded in another order.
+
+    Args:
+        source: the checkpoint that the model was loaded from.
+        directory: the one that was saved.
     """
-    shards = [file.stat().st_size for file in Path(source).glob("*.safetensors")]
-    if not shards:
-        return USUAL_SHARD
-    return max(shards) if len(shards) > 1 else max(2 * shards[0], USUAL_SHARD)
+    try:
+        before = DenseCheckpoint.open(source)
+    except InputError:  # packed, or pickle files
+        return
+    saved = DenseCheckpoint.open(directory)
+    places = {info.name: file.path.name for info, file in before.tensors.items()}
+    files: defaultdict[str, list[TensorInfo]] = defaultdict(list)
+    place = next(iter(places.values()))
+    for info in saved.tensors:
+        place = places.get(info.name, place)  # one that is new stays with its neighbour
+        files[place].append(info)
+    olds = {file.path for file in saved.tensors.values()}
+    if {path.name for path in olds} == {SINGLE} == files.keys():
+        return
+    with TemporaryDirectory(prefix=".shards-", dir=directory) as scratch:
+        for writer, info in written(Path(scratch), files, ("",), silent):
+            writer.add(info.name, info.dtype, info.shape, saved.read(info))
+        for path in olds:
+            path.unlink()
+        for name in files:
+            os.replace(Path(scratch) / name, directory / name)
+    (directory / SHARDED).unlink(missing_ok=True)
+    if files.keys() != {SINGLE}:
+        write_weight_map(directory, files)
 
 
 def record(result: PruneResult, source: str) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from prunerzero.models.compute import Compute
 from prunerzero.models.replay import (
     PROBED_TOKENS,
     FirstBlockReached,
+    first_run,
+    more_than_once,
     run_base,
     same_arguments,
     split_call,
@@ -92,7 +94,7 @@ class Frame:
             outputs.append(_hidden_of(block, output))
             return output
 
-        with self._store.loaded_outside(head=False):
+        with self._store.loaded_outside(head=False), first_run(self._model):
             self._run(ids, real)
             passed = self._captured(ids)[1]
         for block, before, after in zip(self._blocks[1:], outputs, inputs[1:], strict=False):
@@ -220,9 +222,11 @@ class Frame:
         calls: Calls = []
 
         def keep(index: int, hidden: Tensor, call: BlockCall) -> Any:
-            if index != len(calls):
-                name = self._blocks[index].name
-                raise InputError(f"block {name}: does not run once and in its turn; {IN_MEMORY}")
+            name = self._blocks[index].name
+            if index < len(calls):
+                raise more_than_once(name)
+            if index > len(calls):
+                raise InputError(f"block {name}: does not run in its turn; {IN_MEMORY}")
             inputs.append(hidden)
             calls.append(call)
             return self._wrapped(index, hidden)

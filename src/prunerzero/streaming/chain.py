@@ -45,7 +45,7 @@ class StreamedReplay:
         self.position = 0
         self._folder = folder
         self._name = name
-        self._shapes = [(ids.shape[0], ids.shape[1]) for ids in batches]
+        self._sizes = [len(ids) for ids in batches]
         self._calls = calls
         self._compute = compute
         self._hidden: States | None = None
@@ -89,5 +89,5 @@ class StreamedReplay:
 
     def _write(self, position: int, tensors: Iterable[Tensor]) -> None:
         path = self.path(position)
-        self._hidden = write_states(path, tensors, self._shapes, self._compute.device)
+        self._hidden = write_states(path, tensors, self._sizes, self._compute.device)
         self.position = position

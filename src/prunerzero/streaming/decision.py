@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def reason_to_search_streamed(model: str, study: Path) -> str | None:
         model: the model's name, checked.
         study: the study's file; one that exists goes on as it was begun.
     """
-    if not study.exists():
+    if not os.path.exists(study):  # `Path` raises for names that are too long
         return _short_memory(model, 4)
     with Study.open(study) as opened:
         streamed = str(opened.settings.get("compute", "")).endswith(STREAMED)

@@ -216,9 +216,8 @@ class DensePass:
             yield torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
     def _write_gradients(self, position: int, gradients: Iterator[Tensor]) -> None:
-        shapes = [(1, window.shape[1]) for window in self._windows]
         path = self._path(GRADIENTS, position)
-        write_states(path, gradients, shapes, self._compute.device)
+        write_states(path, gradients, [1] * len(self._windows), self._compute.device)
 
     def _save(self, kind: str, block: Block, raw: RawStatistics) -> None:
         unreached = fill_unreached(raw, block.matrices)

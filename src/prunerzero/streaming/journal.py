@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -52,7 +53,7 @@ class Journal:
 
     def exists(self) -> bool:
         """Whether an earlier run has left something."""
-        return self._path.is_file()
+        return os.path.isfile(self._path)  # `Path` raises for names that are too long
 
     def open(self, settings: dict[str, Any]) -> bool:
         """Begins, or goes on.

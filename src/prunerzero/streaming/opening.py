@@ -14,8 +14,13 @@ from prunerzero.models.compute import Compute, compute_for, find_device
 from prunerzero.models.loading import load_tokenizer
 from prunerzero.packing.checkpoint import DenseCheckpoint
 from prunerzero.streaming.capture import Frame
+from prunerzero.streaming.layout import find_layout
 from prunerzero.streaming.skeleton import build_skeleton, read_config
-from prunerzero.streaming.source import local_checkpoint, open_checkpoint, weights_dtype
+from prunerzero.streaming.source import (
+    local_checkpoint,
+    open_checkpoint,
+    weights_dtype,
+)
 from prunerzero.streaming.store import WeightStore
 
 
@@ -45,7 +50,8 @@ class Opened:
 
     def tokenizer(self) -> Any:
         """The checkpoint's tokenizer, or None where it has none."""
-        return load_tokenizer(str(self.directory), {"local_files_only": True})
+        options = {"local_files_only": True, "trust_remote_code": False}
+        return load_tokenizer(str(self.directory), self.model, options)
 
 
 def open_model(
@@ -77,3 +83,16 @@ def open_model(
     store = WeightStore(model, blocks, checkpoint, kind, compute.device)
     frame = Frame(model, blocks, store, compute)
     return Opened(directory, checkpoint, model, blocks, store, frame, compute, kind)
+
+
+def check_checkpoint(directory: Path) -> None:
+    """Checks that a dense checkpoint can be loaded, without reading its weights.
+
+    Raises:
+        InputError: it is quantised, an adapter, damaged, or not what its config.json says.
+    """
+    checkpoint = open_checkpoint(directory)
+    config = read_config(directory)
+    kind = weights_dtype(config, checkpoint, None)
+    model = build_skeleton(config, kind, torch.device("cpu"))
+    find_layout(model, find_blocks(model, Selection(min_coverage=0.0)), checkpoint)

@@ -22,7 +22,7 @@ from prunerzero.models.compute import Compute
 from prunerzero.packing.checkpoint import DenseCheckpoint, copy_others
 from prunerzero.progress import Report, silent
 from prunerzero.pruning.calibration import calibration_windows, describe
-from prunerzero.pruning.checkpoint import write_record
+from prunerzero.pruning.checkpoint import seen_documents, write_record
 from prunerzero.pruning.memory import peak_rss_bytes
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.pruning.pruner import (
@@ -105,6 +105,7 @@ def prune_streamed(
         recipe.check_rankable()
         recipe = Recipe(metric=recipe)
     name, target = os.fspath(source), Path(os.path.realpath(output))
+    seen_documents(name)  # read again for the record: one that is damaged is found now
     opened = open_model(name, dtype, device, selection)
     directory, checkpoint, blocks = opened.directory, opened.checkpoint, opened.blocks
     sparsities = plan_sparsities(blocks, recipe, pattern)

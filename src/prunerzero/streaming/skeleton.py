@@ -12,8 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
-from prunerzero.errors import InputError
-from prunerzero.models.loading import first_line
+from prunerzero.errors import InputError, first_line
 
 
 def read_config(directory: Path) -> Any:
@@ -23,7 +22,7 @@ def read_config(directory: Path) -> Any:
         InputError: there is none, or transformers does not know it.
     """
     try:
-        return AutoConfig.from_pretrained(directory, local_files_only=True)
+        return AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # damaged or foreign ones fail in many ways, none of them ours
         raise InputError(f"model '{directory}': cannot be loaded: {first_line(error)}") from error
 
@@ -44,7 +43,7 @@ def build_skeleton(config: Any, dtype: torch.dtype, device: torch.device) -> Any
     """
     try:
         with no_init_weights(), _parameters_on_meta():
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
         model.tie_weights()
     except Exception as error:  # as many ways as above
         raise InputError(f"model: cannot be made from its config.json: {first_line(error)}") from (

@@ -61,7 +61,9 @@ def open_checkpoint(directory: Path) -> DenseCheckpoint:
             f"checkpoint {directory}: is packed ({INDEX}); `prunerzero export` it to dense first, "
             "or prune in memory (--no-stream)"
         )
-    return DenseCheckpoint.open(directory)
+    checkpoint = DenseCheckpoint.open(directory)
+    checkpoint.refuse_codes()
+    return checkpoint
 
 
 def fingerprint(directory: Path, checkpoint: DenseCheckpoint) -> str:
@@ -79,11 +81,19 @@ def check_finite(checkpoint: DenseCheckpoint, report: Report = silent) -> None:
     Raises:
         InputError: naming the first tensor with a NaN or an infinity, or a truncated file.
     """
-    for done, (info, file) in enumerate(checkpoint.tensors.items(), start=1):
-        tensor = as_tensor(checkpoint.read(info), info)
-        if not is_finite(tensor):
-            raise InputError(f"{file.path}: tensor '{info.name}' holds NaN or infinity")
+    for done, info in enumerate(checkpoint.tensors, start=1):
+        refuse_not_finite(info, checkpoint.read(info))
         report("checking weights", done, len(checkpoint.tensors))
+
+
+def refuse_not_finite(info: TensorInfo, bits: Bits) -> None:
+    """Refuses a tensor that holds NaN or infinity.
+
+    Raises:
+        InputError: naming it.
+    """
+    if not is_finite(as_tensor(bits, info)):
+        raise InputError(f"tensor '{info.name}' holds NaN or infinity")
 
 
 def as_tensor(bits: Bits, info: TensorInfo) -> Tensor:

@@ -60,21 +60,21 @@ class States:
 
 
 def write_states(
-    path: Path, tensors: Iterable[Tensor], shapes: list[tuple[int, int]], device: torch.device
+    path: Path, tensors: Iterable[Tensor], sizes: list[int], device: torch.device
 ) -> States:
     """Writes hidden states as they come; the file is on disk when this returns.
 
     Args:
         path: the file to make, or to make anew.
         tensors: ``[batch, length, ...]`` each, of one type and one size.
-        shapes: batch and length of each of them.
+        sizes: the batch of each; their length is the model's own (some put a prompt in front).
         device: where they are wanted later.
     """
     coming = iter(tensors)
     first = next(coming)
     infos = [
-        TensorInfo(str(position), NAMES[first.dtype], (*shape, *first.shape[2:]))
-        for position, shape in enumerate(shapes)
+        TensorInfo(str(position), NAMES[first.dtype], (size, *first.shape[1:]))
+        for position, size in enumerate(sizes)
     ]
     kept: list[Tensor] = []
     room = IN_MEMORY

@@ -23,7 +23,7 @@ from prunerzero.streaming.dense import DensePass
 from prunerzero.streaming.disk import Demand
 from prunerzero.streaming.journal import Journal
 from prunerzero.streaming.opening import Opened
-from prunerzero.streaming.source import check_finite, fingerprint
+from prunerzero.streaming.source import fingerprint
 from prunerzero.streaming.states import write_tensors
 
 # Squared gradients are stored in bfloat16 where the masks of this formula, which depends on them as
@@ -96,8 +96,7 @@ def gather_stored(
         report: called with a step's name, the parts done and their number.
 
     Raises:
-        InputError: too little disk space, weights that are not finite, or another process is
-            gathering the same.
+        InputError: too little disk space, or another process is gathering the same.
     """
     wanted = raw_sums(terminals)
     if own := sorted(wanted & TOKEN_SUMS.keys()):
@@ -118,7 +117,6 @@ def gather_stored(
     with Journal(folder) as journal:
         if not journal.open(settings):
             require_space(folder, 0, _demand(opened, tokens, wanted))
-            check_finite(opened.checkpoint, report)
             opened.frame.probe(tokens)
             journal.commit()
         if not journal.done.get("stored"):

@@ -54,7 +54,7 @@ def zero_shot(
     if limit is not None and limit < 2:
         raise InputError(f"limit {limit}: at least 2 items are needed for a standard error")
     if tokenizer is None:
-        raise InputError("zero-shot tasks need a tokenizer: this model comes without one")
+        raise InputError("zero-shot tasks need a tokenizer: this model has none that can be read")
     if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
         raise InputError("zero-shot tasks need a tokenizer with a token that begins or ends a text")
     compute = compute_for(model, dtype)
