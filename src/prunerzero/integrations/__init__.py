@@ -1,0 +1,1 @@
+"""prunerzero inside other tools: one file each, imported by name."""
