@@ -55,15 +55,65 @@ LATENT = ("axk1", "axk2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_m
 LATENT += ("longcat_flash", "minicpm3", "youtu")
 FURTHER: dict[str, dict[str, Any]] = {
     **{family: {"num_key_value_heads": 4} for family in LATENT},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0},
+        "ffn_config": {"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2},
+    },
+    "deepseek_v2": {"num_key_value_heads": 4, "n_routed_experts": 4, "num_experts_per_tok": 2},
+    "dots1": dict.fromkeys(("n_group", "topk_group", "n_shared_experts"), 1)
+    | {"n_routed_experts": 4, "num_experts_per_tok": 2},
+    "gemma4_text": {
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "global_head_dim": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "hunyuan_v1_dense": {"head_dim": 8},
     "hunyuan_v1_moe": {"head_dim": 8},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1, "chunk_size": 8},
     "ministral": {"head_dim": 8},
+    "prophetnet": {
+        "num_decoder_layers": 2,
+        "num_encoder_layers": 2,
+        "num_decoder_attention_heads": 4,
+        "num_encoder_attention_heads": 4,
+        "encoder_ffn_dim": 64,
+        "is_decoder": True,
+        "is_encoder_decoder": False,
+    },
+    "recurrent_gemma": {"num_hidden_layers": 4},
+    "xlnet": {"d_inner": 64},
+    "zamba2": {
+        "num_hidden_layers": 4,
+        "layers_block_type": ["mamba", "mamba", "hybrid", "mamba"],
+        "hybrid_layer_ids": [2],
+        "n_mamba_heads": 4,
+        "mamba_headdim": 16,
+        "mamba_d_state": 8,
+        "num_mem_blocks": 1,
+        "adapter_rank": 4,
+        "num_key_value_heads": 4,
+        "attention_head_dim": 16,
+    },
     "nemotron": {"head_dim": 8, "num_key_value_heads": 2},
 }
-IGNORED = {"falcon": ("head_dim",), "mamba2": ("intermediate_size",)}
+IGNORED = {
+    "falcon": ("head_dim",),
+    "mamba2": ("intermediate_size",),
+    "prophetnet": ("num_hidden_layers",),
+    "xlnet": ("hidden_size", "max_position_embeddings"),
+    "zamba2": ("attention_hidden_size",),
+}
+
+
+def _usual(config: Any, name: str) -> Any:
+    try:
+        return getattr(config, name, None)
+    except Exception:  # a setting that a family refuses, or that is another in each layer
+        return None
 
 
 def shrunk_model(family: str) -> Any:
@@ -73,8 +123,7 @@ def shrunk_model(family: str) -> Any:
     chosen = {
         name: value
         for name, value in SETTINGS.items()
-        if isinstance(getattr(usual, name, None), (int, float))
-        and name not in IGNORED.get(family, ())
+        if isinstance(_usual(usual, name), (int, float)) and name not in IGNORED.get(family, ())
     }
     config = kind(**chosen | FURTHER.get(family, {}))
     set_seed(0)

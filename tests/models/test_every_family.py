@@ -11,7 +11,7 @@ from tiny_models import ALL_CONFIGS, UNCALLED
 from prunerzero import Metric, Pattern, prune
 from prunerzero.errors import InputError
 from prunerzero.models.blocks import prunable_matrices
-from prunerzero.models.selection import Selection
+from prunerzero.streaming import prune_streamed
 
 PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
 
@@ -29,6 +29,7 @@ UNUSED = listed("Families with layers that are never called")
 REFUSED = dict(
     re.findall(r"^\| `([\w-]+)` \| (.+?) \|", section("Families that are refused"), re.M)
 )
+IN_MEMORY = re.findall(r"`(\w+)`", PAGE.split("says so):")[1].split("\n\n")[0])
 TOKENS = torch.randint(1, VOCABULARY, (3, 16), generator=torch.Generator().manual_seed(0))
 HALF = Pattern.parse("50%")
 
@@ -64,11 +65,13 @@ def test_works_and_reports_layers_that_are_never_called(family):
 def test_is_refused_for_the_reason_given(family):
     model = shrunk_model(family)
     with pytest.raises(InputError, match=REFUSED[family]):
-        prune(
-            model,
-            None,
-            Metric.parse("W * A"),
-            HALF,
-            calibration=TOKENS,
-            selection=Selection(min_coverage=0.0),
-        )
+        prune(model, None, Metric.parse("W * A"), HALF, calibration=TOKENS)
+
+
+@pytest.mark.parametrize("family", IN_MEMORY)
+def test_is_pruned_in_memory_only(family, tmp_path):
+    shrunk_model(family).save_pretrained(tmp_path / "source")
+    with pytest.raises(InputError, match=r"cannot be streamed; prune in memory"):
+        prune_streamed(tmp_path / "source", tmp_path / "out", Metric.parse("W * A"), HALF,
+                       device="cpu", calibration=TOKENS)  # fmt: skip
+    assert not (tmp_path / "out").exists()

@@ -159,7 +159,7 @@ def locate_model(name: str) -> str:
 def context_limit(model: Any) -> int | None:
     """Longest sequence the model was made for, where its configuration says so."""
     limit = getattr(model.config, "max_position_embeddings", None)
-    return int(limit) if limit else None
+    return int(limit) if limit and limit > 0 else None  # XLNet says -1
 
 
 def load_tokenizer(source: str, model: Any, options: dict[str, Any]) -> Any:
