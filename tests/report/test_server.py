@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+import socket
 import urllib.request
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
@@ -152,6 +154,24 @@ def test_an_analysis_that_is_made_meanwhile(small: Path) -> None:
         assert "not valid JSON" in follower.edition.document.notes[0]
 
 
+def test_the_address_that_is_shown_can_be_followed_at_once(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    met = []
+
+    def run(_server: object, sockets: list[socket.socket]) -> None:
+        found = re.search(r"http://\S+", capsys.readouterr().err)
+        assert found
+        address = urlsplit(found[0])
+        with socket.create_connection((address.hostname, address.port), timeout=5):
+            met.append(sockets[0].accept()[0])
+
+    monkeypatch.setattr("prunerzero.report.server.DashboardServer.run", run)
+    assert main(["dashboard", str(small), "--port", "0"]) == 0
+    assert len(met) == 1
+    met[0].close()
+
+
 def test_local_addresses() -> None:
     assert all(map(is_local, ("127.0.0.1", "localhost", "::1", "127.3.2.1")))
     assert not any(map(is_local, ("0.0.0.0", "::", "192.168.1.7", "", "example.org")))
@@ -161,8 +181,6 @@ def test_wrong_usage(small: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     assert main(["dashboard", str(tmp_path / "none.db")]) == 2
     monkeypatch.setenv("PRUNERZERO_DASHBOARD_TOKEN", "short")
     assert main(["dashboard", str(small), "--host", "0.0.0.0"]) == 2
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert main(["dashboard", str(small), "--port", str(taken.getsockname()[1])]) == 2
     errors = capsys.readouterr().err.splitlines()
