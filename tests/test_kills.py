@@ -93,7 +93,7 @@ def lasting(document):
     return [lasting(one) for one in document] if isinstance(document, list) else document
 
 
-@pytest.mark.night
+@pytest.mark.slow
 def test_a_search_and_its_statistics(folder):
     moments = random.Random(1)
     search = ["search", "model", "--pattern", "50%", "--calibration", "text.jsonl", *COMMON,
@@ -127,7 +127,7 @@ def test_a_search_and_its_statistics(folder):
     assert rows[0] == rows[1]
 
 
-@pytest.mark.night
+@pytest.mark.slow
 def test_pruning_with_its_statistics_and_exporting(folder):
     moments = random.Random(2)
     prune = ["prune", "model", "--metric", "W * A * F ** 0.25", "--pattern", "2:4",

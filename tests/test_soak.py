@@ -10,7 +10,7 @@ import pytest
 SOAK = Path(__file__).parent.parent / "benchmarks" / "soak.py"
 
 
-@pytest.mark.night
+@pytest.mark.slow
 def test_two_minutes_under_fire_lose_nothing():
     command = [sys.executable, str(SOAK), "--minutes", "2", "--every", "8", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

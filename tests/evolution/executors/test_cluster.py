@@ -77,14 +77,14 @@ def test_the_cluster_that_was_joined_last_may_be_gone(tmp_path, monkeypatch):
         check_reachable("auto")
 
 
-@pytest.mark.night
+@pytest.mark.slow
 def test_a_search_on_this_machine_goes_on_with_processes(run, tmp_path):
     assert run(candidates=12, workers=2).candidates == 12
     assert not ray.is_initialized()
     sound(tmp_path / "s.db", 12)
 
 
-@pytest.mark.night
+@pytest.mark.slow
 def test_a_killed_actor_and_a_lost_node_lose_no_candidate(run, tmp_path, monkeypatch):
     from ray.cluster_utils import Cluster
 
@@ -118,7 +118,7 @@ def test_a_killed_actor_and_a_lost_node_lose_no_candidate(run, tmp_path, monkeyp
     assert opened[0]._started > 3  # workers were replaced
 
 
-@pytest.mark.night
+@pytest.mark.slow
 def test_more_workers_than_the_cluster_has_cores_for(run):
     from ray.cluster_utils import Cluster
 
@@ -131,7 +131,7 @@ def test_more_workers_than_the_cluster_has_cores_for(run):
         cluster.shutdown()
 
 
-@pytest.mark.night
+@pytest.mark.slow
 def test_a_search_that_is_stopped_says_how_to_go_on_and_leaves_nothing_running(
     model_directory, text, tmp_path
 ):
