@@ -19,6 +19,7 @@ from prunerzero.metric.expression import Call, Constant, Leaf, Node
 from prunerzero.metric.operators import OPERATORS
 from prunerzero.metric.terminals import TERMINALS
 from prunerzero.metric.types import Shape
+from prunerzero.timelimit import check_time
 
 # What is known of a node before an evaluation: its value, or the reductions of its `Split`.
 Parts = tuple[Tensor, ...]
@@ -114,6 +115,7 @@ def _run(
 ) -> Tensor:
     results: list[Tensor | None] = []
     for node, arg_steps, done in steps:
+        check_time()
         args: list[Any] = [results[step] for step in arg_steps]
         if isinstance(node, Leaf):
             result = read(node.name, rows)
