@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 from crews import RandomCrew
+from killing import FatalWrites, Killed
 
 from prunerzero.errors import InputError
 from prunerzero.evaluation.divergence import Divergence
@@ -124,10 +125,6 @@ def test_the_same_order_gives_the_same_study(run, tmp_path):
     assert first[1:] == second[1:]
 
 
-class Killed(BaseException):
-    """What no handler expects."""
-
-
 WRITES = ("add_candidate", "add_duplicate", "add_event", "lease", "settle")
 
 
@@ -135,27 +132,10 @@ WRITES = ("add_candidate", "add_duplicate", "add_event", "lease", "settle")
 def test_a_killed_coordinator_loses_no_result(run, tmp_path, monkeypatch, seed):
     """Stops before or after one of the writes, many times, and goes on with other workers."""
     moments = random.Random(seed)
-    writes = {name: getattr(Study, name) for name in WRITES}
-    left = 0
-
-    def fragile(name):
-        def write(self, *arguments, **options):
-            nonlocal left
-            left -= 1
-            if left == 0:
-                raise Killed
-            result = writes[name](self, *arguments, **options)
-            if left == -1:
-                raise Killed
-            return result
-
-        return write
-
-    for name in writes:
-        monkeypatch.setattr(Study, name, fragile(name))
+    writes = FatalWrites(monkeypatch, WRITES)
     before, stops = {}, 0
     for attempt in range(40):
-        left = moments.choice([1, 2, 3, 5, 8, 13, 21]) if stops < 12 else 10**9
+        writes.left = moments.choice([1, 2, 3, 5, 8, 13, 21]) if stops < 12 else 10**9
         crew = RandomCrew(moments.randint(1, 5), seed=attempt)
         try:
             run("s.db", crew)
