@@ -28,6 +28,10 @@ class UnusableScores(InputError):
     """A metric gives scores that cannot rank weights: not finite, or all the same."""
 
 
+class TooSlow(PrunerZeroError, RuntimeError):
+    """Work was given up, as it took longer than it was allowed to (`prunerzero.timelimit`)."""
+
+
 class PrunerZeroWarning(UserWarning):
     """Something works otherwise than asked for; the command line prints the line and goes on."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -55,13 +56,13 @@ def table(
     return "".join(parts) + (f"<small>{escape(note)}</small>" if note else "")
 
 
-class Tabular:
+class Tabular(ABC):
     """A result that is a table: of `_rows`, one dictionary of named cells each."""
 
     _title = ""
 
-    def _rows(self) -> list[dict[str, Any]]:
-        raise NotImplementedError
+    @abstractmethod
+    def _rows(self) -> list[dict[str, Any]]: ...
 
     def to_frame(self) -> Any:
         """The result as a pandas data frame.

@@ -11,10 +11,13 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextvars import copy_context
 from functools import lru_cache
 from typing import Generic, TypeVar
 
 import torch
+
+from prunerzero.timelimit import check_time
 
 Item = TypeVar("Item")
 
@@ -29,16 +32,19 @@ def for_each(work: Callable[[Item], None], items: Sequence[Item]) -> None:
     Raises:
         Exception: of the calls that failed, the error of the first item; items not yet begun
             are left out then. Whatever the number of threads, it is the same one.
+        TooSlow: a time limit was over before an item.
     """
     available = torch.get_num_threads()
     threads = min(available, len(items))
     if threads <= 1:
         for item in items:
+            check_time()
             work(item)
         return
     crew = _Crew(work, items)
     pool = _pool(available)
-    others = [pool.submit(crew.work_on) for _ in range(threads - 1)]
+    # Each thread in a copy of the caller's context, which has the time limit.
+    others = [pool.submit(copy_context().run, crew.work_on) for _ in range(threads - 1)]
     torch.set_num_threads(1)
     try:
         crew.work_on()  # the caller works too: short work may be done before the others wake
@@ -70,6 +76,7 @@ class _Crew(Generic[Item]):
             if index >= len(self._items):
                 return
             try:
+                check_time()
                 self._work(self._items[index])
             except BaseException as error:
                 self.errors[index] = error

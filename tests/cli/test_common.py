@@ -99,11 +99,35 @@ def test_progress_of_a_long_step_is_a_line_every_half_minute(capsys, monkeypatch
     ]
 
 
-def test_progress_draws_bars_on_a_terminal(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
+def test_a_step_that_comes_again_has_a_new_clock(capsys, monkeypatch):
+    times = iter([0.0, 50.0, 500.0, 531.0, 540.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(times))
+    with Progress() as progress:
+        for done in (1, 2, 1, 1.5, 2):
+            progress("pruning", done, 2)
+    assert capsys.readouterr().err.splitlines() == [
+        "pruning: 2/2, 50 s",
+        "pruning: 1.5/2, 31 s, 10 s left",
+        "pruning: 2/2, 40 s",
+    ]
 
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_bar_that_comes_again_begins_anew(monkeypatch):
+    monkeypatch.setattr("sys.stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    with Progress() as progress:
+        for done in (1, 2, 1):
+            progress("pruning", done, 2)
+        (bar,) = progress._bars.tasks
+        assert (bar.completed, bar.finished) == (1, False)
+
+
+def test_progress_draws_bars_on_a_terminal(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")

@@ -1,5 +1,7 @@
 import pytest
+import torch
 
+from prunerzero import timelimit
 from prunerzero.errors import InputError
 from prunerzero.evolution import loop as loop_module
 from prunerzero.evolution.guidance import Guidance
@@ -14,6 +16,7 @@ from prunerzero.evolution.loop import (
     RecordedGuide,
 )
 from prunerzero.evolution.strategies import Outcome, Proposal, Strategy
+from prunerzero.metric import Operator, operators
 from prunerzero.pruning.pruner import UnusableScores
 from prunerzero.recipe import Recipe
 from prunerzero.study import Measurement, Study
@@ -183,6 +186,87 @@ def test_a_raising_measurement_is_recorded_and_the_search_goes_on(
     judge.judge = honest
     assert loop.advance().status == "evaluated"
     assert study.check() == []
+
+
+@pytest.mark.parametrize("enough", [1 << 62, "torch"])
+def test_scores_that_do_not_fit_in_memory_fail_their_candidate(make, study, monkeypatch, enough):
+    """Python's and torch's own failures to allocate, for real: an exabyte."""
+
+    def greedy(x):
+        if x.numel() > 400:  # a matrix of the model, and nothing that a probe tries
+            bytearray(enough) if enough != "torch" else torch.empty(1 << 58)
+        return x + 1
+
+    register(monkeypatch, Operator("greedy", 1, greedy, ""))
+    loop = make("W * A", "greedy(W)", "W")
+    rows = [loop.advance() for _ in range(3)]
+    assert [row.status for row in rows] == ["evaluated", "failed", "evaluated"]
+    assert rows[1].reason.startswith("MemoryError" if enough != "torch" else "RuntimeError: ")
+    assert "memory" in rows[1].reason.lower()
+    assert study.check() == []
+
+
+def register(monkeypatch, operator):
+    """For the time of a test."""
+    monkeypatch.setitem(operators.OPERATORS, operator.name, None)
+    del operators.OPERATORS[operator.name]
+    operators.register(operator)
+
+
+class Clock:
+    """Stands still but for what is done to it."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr(timelimit, "time", made)
+    return made
+
+
+def test_a_slow_formula_is_recorded_and_skipped(make, study, monkeypatch, clock):
+    def dawdle(x):
+        clock.now += 25.0
+        return x + 1
+
+    register(monkeypatch, Operator("dawdle", 1, dawdle, ""))
+    clock.now = 0.0  # it has been tried
+    loop = make("W * A", "dawdle(W)", "W", "dawdle(W)", "F")
+    rows = [loop.advance() for _ in range(4)]
+    assert [row.expression for row in rows] == ["W * A", "dawdle(W)", "W", "F"]
+    assert [row.status for row in rows] == ["evaluated", "failed", "evaluated", "evaluated"]
+    assert rows[1].reason.startswith("took more than 60 s, ")
+    assert "times the usual" in rows[1].reason
+    assert clock.now == 75.0  # after the third of the probe matrices
+    assert rows[1].fingerprint is None
+    assert study.check() == []
+    again = make("W * A", "dawdle(W)", "W", "dawdle(W)", "F", "W * F")
+    again.replay()
+    assert again.advance().expression == "W * F"  # and nothing slow was done again
+    assert clock.now == 75.0
+
+
+def test_a_slow_measurement_is_recorded_and_skipped(make, study, clock):
+    class Slow(Lengths):
+        def judge(self, recipe):
+            for _ in range(10 if recipe.expression == "F" else 1):
+                clock.now += 7.0
+                timelimit.check_time()
+            return super().judge(recipe)
+
+    judge = Slow()
+    loop = make("W * A", "F", "W", judge=judge)
+    rows = [loop.advance() for _ in range(3)]
+    assert [row.status for row in rows] == ["evaluated", "failed", "evaluated"]
+    assert rows[1].fingerprint is not None
+    assert judge.measured == ["W * A", "W"]
+    assert clock.now == 7 + 63 + 7
 
 
 def test_a_bug_of_ours_is_not_hidden(make, study):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from killing import FatalWrites, Killed
 
 from prunerzero.errors import InputError
 from prunerzero.evolution import runner as module
@@ -138,37 +139,17 @@ def test_one_seed_gives_one_study(run, tmp_path):
     assert other.closing.dense.loss == first.closing.dense.loss
 
 
-class Killed(BaseException):
-    """What no handler expects."""
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_a_stopped_search_goes_on_as_if_nothing_had_happened(run, tmp_path, monkeypatch, seed):
     """Stops before or after one of the writes, many times."""
     run("whole.db")
     moments = random.Random(seed)
-    writes = {name: getattr(Study, name) for name in
-              ("add_candidate", "add_duplicate", "add_measurement", "add_event")}  # fmt: skip
-    left = 0
-
-    def fragile(name):
-        def write(self, *args, **options):
-            nonlocal left
-            left -= 1
-            if left == 0:
-                raise Killed
-            result = writes[name](self, *args, **options)
-            if left == -1:
-                raise Killed
-            return result
-
-        return write
-
-    for name in writes:
-        monkeypatch.setattr(Study, name, fragile(name))
+    writes = FatalWrites(
+        monkeypatch, ("add_candidate", "add_duplicate", "add_measurement", "add_event")
+    )
     stops = 0
     for _ in range(30):
-        left = moments.choice([1, 2, 3, 5, 8, 13]) if stops < 8 else 10**9
+        writes.left = moments.choice([1, 2, 3, 5, 8, 13]) if stops < 8 else 10**9
         try:
             run("parts.db")
             break

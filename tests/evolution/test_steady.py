@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 from crews import RandomCrew
+from killing import FatalWrites, Killed
 
 from prunerzero.errors import InputError
 from prunerzero.evaluation.divergence import Divergence
@@ -15,11 +16,13 @@ from prunerzero.evolution import steady
 from prunerzero.evolution.executors.tasks import Derive, Fault, Look, Lost, Measure
 from prunerzero.evolution.judging import Arena, RungPlan
 from prunerzero.evolution.loop import GUIDANCE_EVENT
+from prunerzero.evolution.patience import LEAST, TIMES
 from prunerzero.evolution.runner import search
 from prunerzero.evolution.session import StopSearch
 from prunerzero.evolution.settings import Budget
 from prunerzero.recipe import Recipe
 from prunerzero.study import Study
+from prunerzero.timelimit import Allowance
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 CANDIDATES = 40
@@ -122,10 +125,6 @@ def test_the_same_order_gives_the_same_study(run, tmp_path):
     assert first[1:] == second[1:]
 
 
-class Killed(BaseException):
-    """What no handler expects."""
-
-
 WRITES = ("add_candidate", "add_duplicate", "add_event", "lease", "settle")
 
 
@@ -133,27 +132,10 @@ WRITES = ("add_candidate", "add_duplicate", "add_event", "lease", "settle")
 def test_a_killed_coordinator_loses_no_result(run, tmp_path, monkeypatch, seed):
     """Stops before or after one of the writes, many times, and goes on with other workers."""
     moments = random.Random(seed)
-    writes = {name: getattr(Study, name) for name in WRITES}
-    left = 0
-
-    def fragile(name):
-        def write(self, *arguments, **options):
-            nonlocal left
-            left -= 1
-            if left == 0:
-                raise Killed
-            result = writes[name](self, *arguments, **options)
-            if left == -1:
-                raise Killed
-            return result
-
-        return write
-
-    for name in writes:
-        monkeypatch.setattr(Study, name, fragile(name))
+    writes = FatalWrites(monkeypatch, WRITES)
     before, stops = {}, 0
     for attempt in range(40):
-        left = moments.choice([1, 2, 3, 5, 8, 13, 21]) if stops < 12 else 10**9
+        writes.left = moments.choice([1, 2, 3, 5, 8, 13, 21]) if stops < 12 else 10**9
         crew = RandomCrew(moments.randint(1, 5), seed=attempt)
         try:
             run("s.db", crew)
@@ -249,10 +231,30 @@ def test_a_fault_of_ours_is_not_hidden(run):
         run(crew=RandomCrew(2, before=before))
 
 
+def test_workers_give_up_what_is_slow(run, tmp_path, monkeypatch):
+    """By the limit that comes with a task: none before the first of theirs is known."""
+    given = []
+
+    def before(worker, task):
+        if isinstance(task, Look | Measure):
+            given.append(task.allowance)
+            if len(given) in (15, 16):  # of every kind, some
+                object.__setattr__(task, "allowance", Allowance(-1.0, 0.5))
+
+    run(crew=RandomCrew(2, before=before))
+    rows, *_ = content(tmp_path / "s.db")
+    slow = [row for row in rows.values() if "took more than" in (row.reason or "")]
+    assert [row.status for row in slow] == ["failed", "failed"]
+    assert len(rows) == CANDIDATES
+    assert math.isinf(given[0].seconds)
+    assert given[-1].seconds == LEAST
+    assert 0 < given[-1].usual < LEAST / TIMES
+
+
 def test_a_stuck_worker_is_replaced(run, tmp_path, monkeypatch):
     """Its time is what it has been watched for, so none on a machine that slept."""
     monkeypatch.setattr(steady, "PATIENCE", -1.0)
-    monkeypatch.setattr(steady, "SLOW", -1.0)
+    monkeypatch.setattr(steady, "BEYOND", -1.0)
     crew = RandomCrew(2)
     run(crew=crew, candidates=4)
     rows, *_ = content(tmp_path / "s.db")

@@ -5,6 +5,7 @@ import json
 import math
 
 import pytest
+from killing import Killed
 from tiny_models import make_text, save_model
 
 from prunerzero.errors import InputError
@@ -211,10 +212,6 @@ def run(model_directory, text, tmp_path, monkeypatch):
         return search(model, pattern, study=tmp_path / name, budget=budget, **options)
 
     return start
-
-
-class Killed(BaseException):
-    """What no handler expects."""
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@ import shutil
 
 import pytest
 import torch
+from killing import Killed
 from safetensors.torch import load_file
 from tiny_models import make_text, make_tokenizer, save_model
 from transformers import AutoModelForCausalLM
@@ -85,10 +86,6 @@ def test_the_record_says_what_was_done_and_what_was_read(folder, tmp_path):
     again = Plan.make(str(tmp_path / "out"), heldout=str(folder / "other.jsonl"), control=False)
     finetune(again, tmp_path / "again", Length(steps=1), SETTINGS)
     assert len(read_record(str(tmp_path / "again"))["finetuning"]) == 2
-
-
-class Killed(BaseException):
-    pass
 
 
 @pytest.mark.parametrize("when", [("pruned, fine-tuning", 3), ("dense, fine-tuning", 2)])

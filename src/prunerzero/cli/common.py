@@ -139,7 +139,8 @@ class Progress:
     """Progress of long steps on stderr: bars with an ETA on a terminal, else one line a step.
 
     Called as ``progress("pruning", 3, 30)``: the step's name, how much is done, of how much. A
-    context manager; library functions take it as a plain callback.
+    step that has ended may come again, with a clock of its own. A context manager; library
+    functions take it as a plain callback.
     """
 
     _interval = 30.0  # Seconds between the plain lines of a long step, and before the first.
@@ -183,9 +184,12 @@ class Progress:
             self._print(step, done, total)
             return
         assert self._bars is not None
-        if step not in self._tasks:
-            self._tasks[step] = self._bars.add_task(step, total=total)
-        self._bars.update(self._tasks[step], completed=done, total=total)
+        task = self._tasks.get(step)
+        if task is None:
+            task = self._tasks[step] = self._bars.add_task(step, total=total)
+        elif self._bars.tasks[self._bars.task_ids.index(task)].finished:
+            self._bars.reset(task)
+        self._bars.update(task, completed=done, total=total)
 
     def _print(self, step: str, done: float, total: float) -> None:
         now = time.monotonic()
@@ -194,6 +198,8 @@ class Progress:
         if not finished and now - self._printed.get(step, started) < self._interval:
             return
         self._printed[step] = now
+        if finished:
+            del self._started[step], self._printed[step]
         line = f"{step}: {done:g}/{total:g}, {now - started:.0f} s"
         if 0 < done < total:
             line += f", {(now - started) * (total - done) / done:.0f} s left"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from prunerzero.models.compute import Compute
 from prunerzero.models.passes import run_whole
 from prunerzero.progress import Advance, silent
+from prunerzero.timelimit import check_time
 
 # Tokens a forward pass: large enough for full matrix speed, small enough that the logits over a
 # vocabulary of 50 thousand stay near 200 MB.
@@ -37,9 +38,13 @@ def next_token_logits(
         ``(logits [batch, length - 1, vocabulary], targets [batch, length - 1])``. The logits are
         in the precision of the pass (`log_normaliser` and `target_losses` compute in float32) and
         may be an inference tensor: read only.
+
+    Raises:
+        TooSlow: a time limit was over before a batch.
     """
     done = 0
     for batch in batches(tokens, batch_tokens):
+        check_time()
         ids = batch.to(compute.device)
         with torch.inference_mode(), compute.autocast():
             logits = run_whole(model, ids)

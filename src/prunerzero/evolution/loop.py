@@ -19,12 +19,15 @@ from prunerzero.evolution.executors.tasks import CANDIDATES_FAULTS, reason_of
 from prunerzero.evolution.guidance import Guidance, MeasureGuidance, guidance_on
 from prunerzero.evolution.judging import Judge
 from prunerzero.evolution.masking import Masker, Maskers, Sketch
+from prunerzero.evolution.patience import Patience
 from prunerzero.evolution.population import Individual
 from prunerzero.evolution.strategies import Outcome, Proposal, Strategy
 from prunerzero.pruning.allocation import UniformAllocation
+from prunerzero.pruning.pruner import UnusableScores
 from prunerzero.recipe import Recipe
 from prunerzero.study import Candidate, Study
 from prunerzero.study.records import Status
+from prunerzero.timelimit import time_limit
 
 GUIDANCE_EVENT = "guidance"
 # Proposals in a row that were all known: the space within reach is exhausted.
@@ -145,6 +148,7 @@ class Loop:
         self._near: dict[int, Individual] = {}
         self._sketches: dict[int, Sketch] = {}
         self._skipped = 0
+        self._patience = Patience()
 
     def replay(self) -> None:
         """Goes through what earlier sessions recorded, measuring nothing.
@@ -197,6 +201,7 @@ class Loop:
             recipe = Recipe.from_json(dict(row.recipe))
             found = self._study.measurements("fitness", row.id)
             verdict = self._judge.recall(recipe, found)
+            self._patience.note(row.seconds)
             self._settle(row, recipe, verdict.incumbent)
         else:
             self._refused.add(key)
@@ -208,20 +213,22 @@ class Loop:
         began = time.perf_counter()
         recipe = proposal.recipe
         fingerprint = reason = verdict = sketch = None
-        status: Status = "rejected"
+        status: Status = "failed"
         try:
-            sketch = self._masker.sketch(recipe)
-            fingerprint = sketch.fingerprint
-            twin = self._by_fingerprint.get(fingerprint) or self._much_like(sketch)
-            if twin is not None:
-                self._study.add_duplicate(key, twin.id, self.proposals)
-                self._aliases[key] = twin.id
-                self._is_known(key)
-                return None
-            status = "failed"
-            verdict = self._judge.judge(recipe)
+            with time_limit(self._patience.allowance):
+                sketch = self._masker.sketch(recipe)
+                fingerprint = sketch.fingerprint
+                twin = self._by_fingerprint.get(fingerprint) or self._much_like(sketch)
+                if twin is not None:
+                    self._study.add_duplicate(key, twin.id, self.proposals)
+                    self._aliases[key] = twin.id
+                    self._is_known(key)
+                    return None
+                verdict = self._judge.judge(recipe)
             status = "evaluated"
         except CANDIDATES_FAULTS as error:
+            if sketch is None and isinstance(error, UnusableScores):
+                status = "rejected"
             reason = reason_of(error)
         row = replace(
             self._pending(proposal, key),
@@ -236,6 +243,7 @@ class Loop:
         if verdict is None:
             self._refused.add(key)
         else:
+            self._patience.note(row.seconds)
             self._settle(row, recipe, verdict.incumbent)
             if identifier in self._near and sketch is not None:
                 self._sketches[identifier] = sketch

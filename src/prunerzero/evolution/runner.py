@@ -21,6 +21,7 @@ from prunerzero.evolution.closing import (
 from prunerzero.evolution.controls import EvoPressStrategy, RandomStrategy
 from prunerzero.evolution.default import DefaultStrategy
 from prunerzero.evolution.executors.base import open_executor
+from prunerzero.evolution.executors.own import own_names
 from prunerzero.evolution.executors.tasks import Workplace
 from prunerzero.evolution.grammar import DEFAULT, Grammar
 from prunerzero.evolution.judging import IncumbentJudge, Judge, PerplexityJudge, RungPlan
@@ -150,7 +151,8 @@ def search(
     grammar = DEFAULT.including(vocabulary)
     check_update(update, preset, stream=stream)
     check_executor(executor, workers, ray_address, stream=stream, update=update)
-    workforce = open_executor(executor, workers, ray_address)
+    own = own_names(vocabulary, guesses)
+    workforce = open_executor(executor, workers, ray_address, own)
     timings: dict[str, float] = {}
     clock = _Clock(timings)
     benches = open_models(models, dtype, device, selection, stream, sequence_length)

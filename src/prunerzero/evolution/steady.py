@@ -9,6 +9,7 @@ now.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -31,6 +32,7 @@ from prunerzero.evolution.guidance import Guidance
 from prunerzero.evolution.judging import Verdict
 from prunerzero.evolution.loop import GUIDANCE_EVENT, MOST_DUPLICATES, Exhausted, Loop, OutOfTime
 from prunerzero.evolution.masking import Sketch
+from prunerzero.evolution.patience import Patience
 from prunerzero.evolution.strategies import Proposal, Question
 from prunerzero.recipe import Recipe
 from prunerzero.study import Candidate
@@ -41,8 +43,9 @@ LOST_EVENT = "worker-lost"
 
 TICK = 1.0  # seconds between two looks at workers that say nothing
 HEARTBEAT, LEASE = 60.0, 600.0  # seconds
-# A task that has taken so long, and so many times the longest before it, will not end.
-PATIENCE, SLOW = 600.0, 20.0
+# A worker that takes so long, and so many times what a candidate is allowed, does not look at its
+# time any more: it will not end.
+PATIENCE, BEYOND = 600.0, 2.0
 # A candidate whose worker was lost so often has probably killed them.
 MOST_LOSSES = 2
 
@@ -103,7 +106,6 @@ class SteadyLoop(Loop):
         self._waiting: deque[_Flight] = deque()  # for a worker
         self._at: dict[str, _Flight] = {}  # by worker
         self._news: deque[Candidate] = deque()  # settled rows that `advance` has not returned yet
-        self._longest = 0.0
         self._last_look = self._last_heartbeat = time.monotonic()
 
     @property
@@ -195,6 +197,7 @@ class SteadyLoop(Loop):
             if row is not None:
                 self._note({"candidate": row.id})
                 self.settled += 1
+                self._patience = Patience()  # workers have another number of threads
                 return row
         raise Exhausted
 
@@ -243,10 +246,11 @@ class SteadyLoop(Loop):
         if flight.proposal is None:
             task = Derive(flight.recipe, flight.index)
         elif flight.sketch is None:
-            task = Look(flight.recipe)
+            task = Look(flight.recipe, self._patience.allowance)
         else:
             assert flight.row is not None
-            task = Measure(flight.recipe, self._judge.stance(self.out))
+            stance = self._judge.stance(self.out)
+            task = Measure(flight.recipe, stance, self._patience.allowance)
             if not flight.leased:
                 row = flight.row
                 flight.row = replace(row, id=self._study.lease(row, worker, LEASE))
@@ -261,9 +265,11 @@ class SteadyLoop(Loop):
         # Not the time itself: a machine that slept has not been watched.
         watched = min(now - self._last_look, 2 * TICK)
         self._last_look = now
+        allowed = self._patience.allowance.seconds
+        patience = max(PATIENCE, BEYOND * allowed if math.isfinite(allowed) else 0.0)
         for worker, flight in list(self._at.items()):
             flight.watched += watched
-            if flight.watched > max(PATIENCE, SLOW * self._longest):
+            if flight.watched > patience:
                 crew.dismiss(worker)
                 self._take(crew, worker, Lost(f"it had not ended after {flight.watched:.0f} s"))
         if now - self._last_heartbeat > HEARTBEAT:
@@ -281,11 +287,10 @@ class SteadyLoop(Loop):
         if isinstance(answer, Lost):
             self._lose(worker, flight, answer)
             return
-        self._longest = max(self._longest, min(took, flight.watched + TICK))
         if isinstance(answer, Fault):
             if not answer.candidates:
                 raise RuntimeError(f"worker {worker}: {answer.reason}")
-            self._fail(flight, answer.reason)
+            self._fail(flight, answer.reason, unusable=answer.unusable)
         elif isinstance(answer, Guidance):
             self._answer(flight, answer)
         elif isinstance(answer, Sketch):
@@ -335,14 +340,14 @@ class SteadyLoop(Loop):
         self._note(self._tell_twin(flight, key, twin.id if twin else None))
         return True
 
-    def _fail(self, flight: _Flight, reason: str) -> None:
+    def _fail(self, flight: _Flight, reason: str, *, unusable: bool = False) -> None:
         if flight.proposal is None:
             del self._open[flight.index]
             self._strategy.answer(None)
             self._note({"question": flight.index, "reason": reason})
             return
         assert flight.row is not None
-        status: Status = "failed" if flight.sketch else "rejected"
+        status: Status = "rejected" if unusable and not flight.sketch else "failed"
         self._write(flight, replace(flight.row, status=status, reason=reason), None)
 
     def _finish(self, crew: Executor, worker: str, flight: _Flight, found: Measured) -> None:
@@ -352,6 +357,7 @@ class SteadyLoop(Loop):
             self._give(crew, worker, flight)
             return
         assert flight.row is not None
+        self._patience.note(flight.seconds)
         verdict = self._judge.recall(flight.recipe, found.measurements)
         row = replace(flight.row, status="evaluated", fitness=verdict.fitness)
         self._write(flight, row, verdict)

@@ -3,6 +3,9 @@
 The only module of the language that imports torch. `evaluate` is the plain path on whole matrices;
 `RowScorer` gives the same values block by block, so that intermediate ones stay in cache;
 `ColumnScorer` scores a few columns of a weight that is changing.
+
+Whatever the formula, as many intermediate matrices are held at once as `docs/reliability.md` says:
+`plan` sees to it.
 """
 
 from __future__ import annotations
@@ -14,11 +17,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from prunerzero.errors import InputError
+from prunerzero.errors import InputError, UnusableScores
 from prunerzero.metric.expression import Call, Constant, Leaf, Node
 from prunerzero.metric.operators import OPERATORS
 from prunerzero.metric.terminals import TERMINALS
 from prunerzero.metric.types import Shape
+from prunerzero.timelimit import check_time
 
 # What is known of a node before an evaluation: its value, or the reductions of its `Split`.
 Parts = tuple[Tensor, ...]
@@ -26,6 +30,12 @@ Read = Callable[[str, slice], Tensor]
 Recall = Callable[[Node, Callable[[], Parts]], Parts]
 
 ALL_ROWS = slice(None)
+
+# Intermediate matrices that equal subexpressions may keep alive; a formula that would keep more has
+# them computed each time, which takes `log2` of its size and two more.
+MOST_SHARED = 8
+# Operators of the user's whose whole values `ColumnScorer` keeps; built-in ones need no such thing.
+MOST_FIXED = 8
 
 
 class _Step(NamedTuple):
@@ -36,21 +46,59 @@ class _Step(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def plan(expression: Node, known: frozenset[Node] = frozenset()) -> tuple[_Step, ...]:
-    """The distinct subexpressions, each after its arguments: equal ones are computed once."""
+    """The subexpressions, each after its arguments.
+
+    Equal ones are computed once, unless too many matrices would wait for their next use.
+
+    Args:
+        expression: What is to be computed.
+        known: Of which something is known before.
+    """
+    shared = _ordered(expression, known, shared=True)
+    if most_matrices(shared) <= MOST_SHARED:
+        return shared
+    return _ordered(expression, known, shared=False)
+
+
+def most_matrices(steps: Sequence[_Step]) -> int:
+    """How many matrices are alive at once when these steps are gone through, results too."""
+    alive = most = 0
+    for step in steps:
+        alive += step.node.shape is Shape.FULL
+        most = max(most, alive)
+        alive -= sum(steps[arg].node.shape is Shape.FULL for arg in step.done)
+    return most
+
+
+def _ordered(expression: Node, known: frozenset[Node], *, shared: bool) -> tuple[_Step, ...]:
+    """The steps of `plan`; of two arguments the one that needs more matrices comes first."""
     positions: dict[Node, int] = {}
+    needs: dict[Node, int] = {}
     drafts: list[tuple[Node, tuple[int, ...]]] = []
 
+    def args_of(node: Node) -> tuple[Node, ...]:
+        if not isinstance(node, Call) or (node in known and not _is_split(node)):
+            return ()
+        return node.args[:1] if OPERATORS[node.operator].constant_exponent else node.args
+
+    def need(node: Node) -> int:
+        """Matrices alive at once while a node is computed."""
+        if node not in needs:
+            held, most = 0, 0
+            for arg in sorted(args_of(node), key=need, reverse=True):
+                most = max(most, held + need(arg))
+                held += arg.shape is Shape.FULL
+            needs[node] = max(most, held + (node.shape is Shape.FULL))
+        return needs[node]
+
     def visit(node: Node) -> int:
-        if node not in positions:
-            args = node.args
-            if isinstance(node, Call):
-                if node in known and not _is_split(node):
-                    args = ()
-                elif OPERATORS[node.operator].constant_exponent:
-                    args = args[:1]
-            steps = tuple(visit(arg) for arg in args)
-            positions[node] = len(drafts)
-            drafts.append((node, steps))
+        if node in positions and shared:
+            return positions[node]
+        args = args_of(node)
+        order = sorted(range(len(args)), key=lambda index: -need(args[index]))
+        steps = {index: visit(args[index]) for index in order}
+        positions[node] = len(drafts)
+        drafts.append((node, tuple(steps[index] for index in range(len(args)))))
         return positions[node]
 
     visit(expression)
@@ -71,22 +119,30 @@ def _first_pass(expression: Node) -> tuple[Call, ...]:
     """The nodes of which something must be known before a block of rows can be computed.
 
     They are those that are no matrix (so small, and shared by a population), and those that need
-    the whole matrix.
+    reductions of a whole matrix.
     """
     found: dict[Call, None] = {}
 
     def visit(node: Node) -> None:
         if not isinstance(node, Call) or node in found:
             return
-        local = OPERATORS[node.operator].row_local
-        if node.shape is not Shape.FULL or not local:
+        if node.shape is not Shape.FULL or _is_split(node):
             found[node] = None
-        if node.shape is Shape.FULL and (local or _is_split(node)):
+        if node.shape is Shape.FULL:
             for arg in node.args:
                 visit(arg)
 
     visit(expression)
     return tuple(found)
+
+
+@lru_cache(maxsize=1024)
+def _goes_by_rows(node: Node) -> bool:
+    """Whether a block of rows can be computed from itself, once the first pass is done."""
+    if not isinstance(node, Call) or node.shape is not Shape.FULL:
+        return True
+    local = OPERATORS[node.operator].row_local or _is_split(node)
+    return local and all(map(_goes_by_rows, node.args))
 
 
 @torch.no_grad()
@@ -114,6 +170,7 @@ def _run(
 ) -> Tensor:
     results: list[Tensor | None] = []
     for node, arg_steps, done in steps:
+        check_time()
         args: list[Any] = [results[step] for step in arg_steps]
         if isinstance(node, Leaf):
             result = read(node.name, rows)
@@ -157,6 +214,7 @@ class RowScorer:
     """An expression on one matrix, for any block of its rows.
 
     A first pass computes what a block cannot know; then `rows` equals those rows of `evaluate`.
+    With an operator that may look at the whole matrix, all rows are computed at once.
 
     Args:
         expression: The expression.
@@ -164,8 +222,8 @@ class RowScorer:
             ``[1, in]`` whatever the rows. ``W`` is already absolute.
         device: Where these tensors are.
         recall: Called with a node and a function that computes what has to be known of it over
-            the whole matrix; may return what the function returned before. The tensors are of any
-            shape up to ``[out, in]``.
+            the whole matrix; may return what the function returned before. The tensors are
+            ``[1, in]``, ``[out, 1]`` or smaller.
     """
 
     def __init__(
@@ -176,10 +234,14 @@ class RowScorer:
         self._recall = recall
         self._known = self._ahead(expression)
         self._plan = plan(expression, frozenset(self._known))
+        self._whole = None if _goes_by_rows(expression) else self._run(ALL_ROWS)
 
-    @torch.no_grad()
     def rows(self, rows: slice = ALL_ROWS) -> Tensor:
         """The value for some rows, ``[rows or 1, in or 1]``; it must not be written to."""
+        return self._run(rows) if self._whole is None else _of_rows(self._whole, rows)
+
+    @torch.no_grad()
+    def _run(self, rows: slice) -> Tensor:
         return _run(self._plan, self._read, rows, self._known, self._device)
 
     def _ahead(self, *expressions: Node) -> dict[Node, Parts]:
@@ -212,11 +274,15 @@ class ColumnScorer:
     Args:
         expression: The expression.
         inputs: As for `evaluate`, with the weight before any change.
+
+    Raises:
+        UnusableScores: Too many operators need whole matrices.
     """
 
     def __init__(self, expression: Node, inputs: Mapping[str, Tensor]) -> None:
         self._inputs = inputs
         self._known: dict[Node, Parts] = {}
+        self._fixed = 0  # of the known, those that are matrices
         self._prepare(expression)
         self._plan = plan(expression, frozenset(self._known))
         self._device = next((tensor.device for tensor in inputs.values()), None)
@@ -249,6 +315,12 @@ class ColumnScorer:
         operator = OPERATORS[node.operator]
         if not operator.elementwise:
             if operator.split is None or not _is_split(node):
+                self._fixed += node.shape is Shape.FULL
+                if self._fixed > MOST_FIXED:
+                    raise UnusableScores(
+                        f"metric: more than {MOST_FIXED} operators that need a whole matrix cannot "
+                        "choose a mask along the way (update 'sparsegpt-adaptive')"
+                    )
                 self._known[node] = (evaluate(node, self._inputs),)
                 return
             values = [evaluate(arg, self._inputs) for arg in node.args]

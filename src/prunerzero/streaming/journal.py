@@ -7,7 +7,6 @@ import os
 import shutil
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from prunerzero.errors import InputError
@@ -108,12 +107,7 @@ class Journal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._lock is None:
             return  # not opened: whatever is there belongs to another run
         if kind is not None and not self.exists():

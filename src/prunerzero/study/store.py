@@ -13,15 +13,15 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from prunerzero.errors import InputError
 from prunerzero.files import json_text
 from prunerzero.lock import ProcessLock, is_held
 from prunerzero.study import leases
+from prunerzero.study.checking import problems_of, schema_of
 from prunerzero.study.connection import (
     connect,
     migrate,
@@ -30,32 +30,24 @@ from prunerzero.study.connection import (
     transaction,
     write_new,
 )
-from prunerzero.study.progress import closing_winner, pareto_front
-from prunerzero.study.records import Candidate, Event, Measurement, Purpose, Status
+from prunerzero.study.reading import StudyReading
+from prunerzero.study.records import Candidate, Measurement
 from prunerzero.study.rows import (
-    candidate_of,
-    event_of,
     insert_candidate,
     insert_duplicate,
     insert_event,
     insert_measurement,
-    measurement_of,
     replace_candidate,
-    rows_of,
 )
-from prunerzero.study.schema import APPLICATION_ID, INVARIANTS, SCHEMA_VERSION
-from prunerzero.study.seals import broken_seals, listed
+from prunerzero.study.schema import SCHEMA_VERSION
+from prunerzero.study.seals import broken_seals
 from prunerzero.study.settings import differences
 
 if TYPE_CHECKING:
-    from prunerzero.recipe import Recipe
     from prunerzero.report.plots import StudyPlots
 
-# What a notebook shows of the settings.
-SHOWN_SETTINGS = ("model", "pattern", "preset", "calibration", "samples", "sequence_length", "seed")
 
-
-class Study:
+class Study(StudyReading):
     """One search: settings, candidates, measurements, events.
 
     Made by `Study.create`, `Study.open` or `Study.open_or_create`; a context manager that closes.
@@ -70,14 +62,14 @@ class Study:
 
     def __init__(self, path: Path, lock: ProcessLock | None) -> None:
         """Opens the existing file ``path``; users call the class methods."""
-        self.path = path
         self._lock = lock
         try:
-            self._connection = connect(path, writable=lock is not None)
+            connection = connect(path, writable=lock is not None)
         except sqlite3.OperationalError as error:
             raise InputError(f"study {path}: cannot be opened ({error})") from None
+        super().__init__(path, connection)
         try:
-            version = self._verify()
+            version = schema_of(self._connection, path)
             if lock is None and version < SCHEMA_VERSION:
                 self._connection = migrated_copy(self._connection)
             elif lock is not None:
@@ -170,12 +162,7 @@ class Study:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @staticmethod
@@ -279,83 +266,6 @@ class Study:
                 insert_measurement(connection, measurement, identifier)
         return True
 
-    # Reading
-
-    @contextmanager
-    def snapshot(self) -> Iterator[None]:
-        """What is read inside is as of one moment, whatever a search writes meanwhile."""
-        self._connection.execute("BEGIN")
-        try:
-            yield
-        finally:
-            self._connection.execute("COMMIT")
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What defines the search."""
-        rows = self._connection.execute("SELECT name, value FROM settings ORDER BY rowid")
-        return {row["name"]: json.loads(row["value"]) for row in rows}
-
-    def candidates(self, status: Status | None = None, *, after: int = 0) -> list[Candidate]:
-        """The candidates, of one status or all, in order of insertion.
-
-        Args:
-            status: Only those of this status.
-            after: Only those with a larger id, for a reader that follows a search.
-        """
-        return rows_of(
-            self._connection.execute(
-                "SELECT * FROM candidate WHERE id > ? AND status = COALESCE(?, status) ORDER BY id",
-                (after, status),
-            )
-        )
-
-    def candidate(self, identifier: int) -> Candidate:
-        """The candidate of an id.
-
-        Raises:
-            InputError: There is none.
-        """
-        row = self._connection.execute(
-            "SELECT * FROM candidate WHERE id = ?", (identifier,)
-        ).fetchone()
-        if row is None:
-            raise InputError(f"study {self.path}: has no candidate {identifier}")
-        return candidate_of(row)
-
-    @property
-    def best(self) -> Candidate | None:
-        """The best candidate; None where nothing has a fitness.
-
-        Of a closed search that is the winner on validation text, before that the candidate of the
-        lowest fitness, the earliest of equals.
-        """
-        winner = closing_winner(self.events("session-start"), self.events("heldout"))
-        if winner is not None:
-            return self.candidate(winner)
-        row = self._connection.execute(
-            "SELECT * FROM candidate WHERE status = 'evaluated' ORDER BY fitness, id LIMIT 1"
-        ).fetchone()
-        return None if row is None else candidate_of(row)
-
-    @property
-    def best_recipe(self) -> Recipe:
-        """The recipe of `best`, as `prunerzero.prune` takes it.
-
-        Raises:
-            InputError: Nothing has a fitness yet.
-        """
-        from prunerzero.recipe import Recipe
-
-        best = self.best
-        if best is None:
-            raise InputError(f"study {self.path}: nothing has been measured yet")
-        return Recipe.from_json(dict(best.recipe))
-
-    def pareto_front(self) -> list[Candidate]:
-        """The evaluated candidates that are better than every shorter one, shortest first."""
-        return pareto_front(self.candidates("evaluated"))
-
     @property
     def plot(self) -> StudyPlots:
         """Pictures of the study: ``study.plot.history()`` and others, as matplotlib figures."""
@@ -363,97 +273,13 @@ class Study:
 
         return StudyPlots(self)
 
-    def to_frame(self) -> Any:
-        """The candidates as a pandas data frame, one row each, with `id` as the index.
-
-        Raises:
-            MissingExtraError: Without pandas.
-        """
-        from prunerzero.notebook import data_frame
-
-        names = [field.name for field in fields(Candidate)]
-        rows = [{name: getattr(row, name) for name in names} for row in self.candidates()]
-        return data_frame(rows, names).set_index("id")
-
-    def __repr__(self) -> str:
-        return f"<Study {self.path}>"
-
-    def _repr_html_(self) -> str:
-        from prunerzero.notebook import properties
-
-        settings, best = self.settings, self.best
-        shown = {name: settings[name] for name in SHOWN_SETTINGS if name in settings}
-        counts = {str(name): count for name, count in self.counts().items() if count}
-        found = {} if best is None else {"best": best.expression, "its fitness": best.fitness}
-        return properties(f"Study {self.path.name}", {**shown, **counts, **found})
-
-    def counts(self) -> dict[Status, int]:
-        """Candidates by status; every status is a key."""
-        counts: dict[Status, int] = dict.fromkeys(("pending", "evaluated", "rejected", "failed"), 0)
-        rows = self._connection.execute("SELECT status, COUNT(*) FROM candidate GROUP BY status")
-        counts.update(rows.fetchall())
-        return counts
-
-    def skipped(self) -> int:
-        """Duplicates that the search avoided, of any kind."""
-        row = self._connection.execute("SELECT COALESCE(SUM(skipped), 0) FROM candidate")
-        return int(row.fetchone()[0])
-
-    def duplicates(self) -> dict[str, int]:
-        """For each key noted by `add_duplicate`, the id of the candidate with the same masks."""
-        rows = self._connection.execute("SELECT key, candidate_id FROM duplicate ORDER BY rowid")
-        return dict(rows.fetchall())
-
-    def measurements(
-        self,
-        purpose: Purpose | None = None,
-        candidate_id: int | None = None,
-        *,
-        after: int = 0,
-    ) -> list[Measurement]:
-        """The measurements of a purpose and of a candidate, or all, in order of insertion.
-
-        Args:
-            purpose: Only those of this purpose.
-            candidate_id: Only this candidate's.
-            after: Only those with a larger id.
-        """
-        wanted = {"purpose": purpose, "candidate_id": candidate_id}
-        wanted = {name: value for name, value in wanted.items() if value is not None}
-        where = " AND ".join(["id > :after", *(f"{name} = :{name}" for name in wanted)])
-        rows = self._connection.execute(
-            f"SELECT * FROM measurement WHERE {where} ORDER BY id", {"after": after, **wanted}
-        )
-        return [measurement_of(row) for row in rows]
-
-    def events(self, kind: str | None = None, *, after: int = 0) -> list[Event]:
-        """The events of a kind, or all, of those with a larger id, in order of insertion."""
-        rows = self._connection.execute(
-            "SELECT * FROM event WHERE id > ? AND kind = COALESCE(?, kind) ORDER BY id",
-            (after, kind),
-        )
-        return [event_of(row) for row in rows]
-
     def check(self) -> list[str]:
         """Examines the whole file and the rules of the tables.
 
         Returns:
             The problems, one line each; empty when the study is sound.
         """
-        connection = self._connection
-        try:
-            verdicts = [str(row[0]) for row in connection.execute("PRAGMA integrity_check")]
-        except sqlite3.DatabaseError as error:
-            verdicts = [str(error)]
-        problems = [verdict for verdict in verdicts if verdict != "ok"]
-        if problems:  # The queries below would trip over the damage.
-            return problems
-        for table, rowid, parent, _ in connection.execute("PRAGMA foreign_key_check"):
-            problems.append(f"{table} {rowid} refers to a row of {parent} that does not exist")
-        for rule, query in INVARIANTS:
-            if broken := [str(row[0]) for row in connection.execute(query)]:
-                problems.append(listed(rule, broken))
-        return problems + broken_seals(connection)
+        return problems_of(self._connection)
 
     # Within
 
@@ -461,29 +287,6 @@ class Study:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with transaction(self._connection, self.path):
             yield self._connection
-
-    def _verify(self) -> int:
-        version = 0
-        try:
-            (application,) = self._connection.execute("PRAGMA application_id").fetchone()
-            (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-            if application != APPLICATION_ID:
-                raise InputError(f"study {self.path}: an SQLite file, but not one of prunerzero's")
-            if version > SCHEMA_VERSION:
-                raise InputError(
-                    f"study {self.path}: has schema {version}, this prunerzero knows up to "
-                    f"{SCHEMA_VERSION}; upgrade prunerzero to open it"
-                )
-            (verdict,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
-        except sqlite3.DatabaseError as error:
-            verdict = str(error)
-        if verdict != "ok":
-            problem = " ".join(str(verdict).split())
-            raise InputError(
-                f"study {self.path}: corrupt or not a study ({problem}); "
-                "restore a copy or name another file"
-            )
-        return version
 
     def _require_settings(self, given: Mapping[str, Any]) -> None:
         wanted = json.loads(json_text(given))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from prunerzero.errors import TooSlow, UnusableScores
 from prunerzero.evolution.arena import Arena
 from prunerzero.evolution.guidance import Guidance, MeasureGuidance, guidance_on
 from prunerzero.evolution.judging import Judge, Stance
 from prunerzero.evolution.masking import Maskers, Sketch
-from prunerzero.pruning.pruner import UnusableScores
 from prunerzero.recipe import Recipe
 from prunerzero.study.records import Measurement
+from prunerzero.timelimit import ENDLESS, Allowance, time_limit
 
 # No candidate can bring down the search: an operator of the user's may raise.
 CANDIDATES_FAULTS = (RuntimeError, MemoryError, ArithmeticError, ValueError)
@@ -22,6 +23,7 @@ class Look:
     """Asks for the recipe's masks on the probe matrices; answered by a `Sketch`."""
 
     recipe: Recipe
+    allowance: Allowance = ENDLESS
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Measure:
 
     recipe: Recipe
     stance: Stance | None
+    allowance: Allowance = ENDLESS
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,12 @@ class Fault:
     Attributes:
         reason: in one line.
         candidates: the candidate is at fault; else it is a fault of ours.
+        unusable: its scores cannot rank weights.
     """
 
     reason: str
     candidates: bool = True
+    unusable: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ Answer = Sketch | Measured | Guidance | Fault
 
 def reason_of(error: BaseException) -> str:
     """Why a candidate failed, as the study keeps it."""
-    if isinstance(error, UnusableScores):
+    if isinstance(error, UnusableScores | TooSlow):
         return str(error)
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
@@ -99,12 +104,14 @@ class Workplace:
         """Does a task; never raises for what can go wrong with a candidate."""
         try:
             if isinstance(task, Look):
-                return self.maskers.sketch(task.recipe)
+                with time_limit(task.allowance):
+                    return self.maskers.sketch(task.recipe)
             if isinstance(task, Measure):
-                measurements = self.judge.measure(task.recipe, task.stance)
+                with time_limit(task.allowance):
+                    measurements = self.judge.measure(task.recipe, task.stance)
                 return Measured(measurements, self.judge.learnt())
             return guidance_on(self.arenas, self.measure_guidance, task.recipe, task.index)
         except CANDIDATES_FAULTS as error:
-            return Fault(reason_of(error))
+            return Fault(reason_of(error), unusable=isinstance(error, UnusableScores))
         except Exception as error:
             return Fault(f"{type(error).__name__}: {error}", candidates=False)
