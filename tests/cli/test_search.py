@@ -399,3 +399,12 @@ def test_weights_that_are_no_numbers_leave_no_study(arguments, model, tmp_path, 
     for option in ("--stream", "--no-stream"):
         assert "holds NaN or infinity" in refuse(*arguments, option)
     assert not list(tmp_path.glob("s.*"))
+
+
+def test_too_little_disk_for_statistics_is_found_before_there_is_a_study(
+    arguments, tmp_path, refuse, monkeypatch
+):
+    monkeypatch.setattr("prunerzero.files.free_space", lambda _: 10**6)
+    line = refuse(*arguments, "--candidates", 1, "--stream")
+    assert "0.00 GB free, but 0.02 GB are needed" in line
+    assert not (tmp_path / "s.db").exists()

@@ -188,20 +188,20 @@ def search(
         for name, bench in zip(models, benches, strict=True)
         for source in calibrations
     ]
+    mixture = are_mixtures(benches)
+    asked = frozenset("R" if mixture else "").union(*(guess.terminals for guess in guesses))
+    if update != "none":
+        asked |= STATISTICS[update] | rival(update).terminals
+    wanted = (PAPER_TERMINALS if preset == "paper" else TERMINALS) | asked
+    wanted |= frozenset(vocabulary) & frozenset(grammar.terminals)
     if not os.path.exists(study):  # else these very weights have been checked
-        for bench in benches:
-            bench.check(report)
+        for ground in grounds:
+            ground.check(wanted, report)
     clock.lap("loading")
     with (
         Study.open_or_create(study, settings.to_json()) as store,
         workforce or nullcontext() as crew,
     ):
-        mixture = are_mixtures(benches)
-        asked = frozenset("R" if mixture else "").union(*(guess.terminals for guess in guesses))
-        if update != "none":
-            asked |= STATISTICS[update] | rival(update).terminals
-        wanted = (PAPER_TERMINALS if preset == "paper" else TERMINALS) | asked
-        wanted |= frozenset(vocabulary) & frozenset(grammar.terminals)
         # Reading all weights twice for an early first row would not be worth it.
         early = preset != "paper" and not stream
         targets = Targets(grounds, patterns, FIRST_TERMINALS | asked if early else wanted, report)
