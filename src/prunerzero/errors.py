@@ -72,7 +72,11 @@ class MissingExtraError(InputError):
 def first_line(error: BaseException) -> str:
     """What an error of a library says, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    # One that only announces what the next one says is joined with it.
+    announced = lines[0].endswith(":") and len(lines) > 1
+    return (" ".join(lines[:2]) if announced else lines[0])[:300]
 
 
 def _one_line(text: str) -> str:

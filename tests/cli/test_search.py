@@ -384,7 +384,6 @@ def test_workers_measure_and_the_same_command_goes_on(arguments, tmp_path, succe
         (("--workers", 2), "executor 'serial' has none"),
         (("--ray-address", "auto"), "is for executor 'ray', not 'serial'"),
         (("--executor", "ray", "--stream"), "a streamed model is read by one process"),
-        (("--executor", "process", "--update", "sparsegpt"), "has one process"),
     ],
 )
 def test_options_of_workers_that_do_not_fit(arguments, tmp_path, refuse, options, message):
@@ -400,3 +399,12 @@ def test_weights_that_are_no_numbers_leave_no_study(arguments, model, tmp_path, 
     for option in ("--stream", "--no-stream"):
         assert "holds NaN or infinity" in refuse(*arguments, option)
     assert not list(tmp_path.glob("s.*"))
+
+
+def test_too_little_disk_for_statistics_is_found_before_there_is_a_study(
+    arguments, tmp_path, refuse, monkeypatch
+):
+    monkeypatch.setattr("prunerzero.files.free_space", lambda _: 10**6)
+    line = refuse(*arguments, "--candidates", 1, "--stream")
+    assert "0.00 GB free, but 0.02 GB are needed" in line
+    assert not (tmp_path / "s.db").exists()

@@ -151,5 +151,7 @@ def test_a_model_that_cannot_run_is_refused_in_one_line(monkeypatch):
     model = make_model()
     monkeypatch.setattr(model.model.layers[1].mlp, "forward", forward)
     compute = compute_for(model, "float32")
-    with pytest.raises(InputError, match=r"LlamaForCausalLM: cannot run, .* \(4\) must match$"):
+    with pytest.raises(
+        InputError, match=r"LlamaForCausalLM': cannot run .*layers.1.mlp: .*\(4\) must match; "
+    ):
         Replay(model, find_blocks(model), make_tokens(2), 2, compute)

@@ -2,6 +2,7 @@ import pytest
 import torch
 from tiny_models import make_model, make_tokens
 
+from prunerzero.errors import InputError
 from prunerzero.models.blocks import find_blocks, prunable_matrices, watch_inputs
 from prunerzero.models.compute import compute_for
 from prunerzero.statistics.collectors import (
@@ -206,7 +207,7 @@ def test_the_model_is_left_as_it_was(trainable):
 
 def test_a_failing_pass_leaves_the_model_as_it_was():
     model = make_model()
-    with pytest.raises(IndexError):
+    with pytest.raises(InputError, match="is given token id"):
         gather(model, make_tokens(2) + 1000)
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert all(not module._forward_pre_hooks for module in model.modules())

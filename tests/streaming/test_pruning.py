@@ -61,6 +61,17 @@ def test_equals_it_for_every_kind_of_statistic(formula, pattern, tied, sequentia
     check_same(model, tmp_path / "out")
 
 
+def test_equals_it_where_experts_meet_no_token(tmp_path):
+    source = save(tmp_path / "source", "mixtral", num_local_experts=16)
+    options = {"calibration": make_tokens(1, 3), "sequential": False}
+    model, expected = pruned_in_memory(source, "W * A", HALF, **options)
+    found = prune_streamed(source, tmp_path / "out", Metric.parse("W * A"), HALF, device="cpu",
+                           **options)  # fmt: skip
+    check_same(model, tmp_path / "out")
+    assert expected.unreached
+    assert set(found.unreached) == set(expected.unreached)
+
+
 @pytest.mark.parametrize("sequential", [True, False])
 @pytest.mark.parametrize(
     ("formula", "update"),

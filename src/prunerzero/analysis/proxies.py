@@ -14,7 +14,8 @@ from prunerzero.errors import InputError
 from prunerzero.evolution.masking import Masker
 from prunerzero.models.blocks import Block, Matrix, watch_inputs
 from prunerzero.models.compute import Compute
-from prunerzero.models.replay import Replay, run_base
+from prunerzero.models.passes import run_base
+from prunerzero.models.replay import Replay
 from prunerzero.recipe import Recipe
 
 # Calibration tokens that the proxies read; every matrix's inputs are kept (200 MB for a model of

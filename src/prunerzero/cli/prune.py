@@ -131,10 +131,11 @@ def command(
             loaded, tokenizer = inputs.load_quietly(source, run.device, run.dtype)
             require_space(directory, sum(p.nbytes for p in loaded.parameters()))
             from prunerzero.pruning.calibration import calibration_windows
-            from prunerzero.pruning.checkpoint import save_checkpoint
+            from prunerzero.pruning.checkpoint import check_savable, save_checkpoint
             from prunerzero.pruning.planning import needs_data
             from prunerzero.pruning.pruner import prune
 
+            check_savable(loaded)
             chosen = preparation.recipe_for(loaded, tokenizer, options)
             if needs_data(chosen, wanted):  # a text that is too short is found first
                 options["calibration"] = calibration_windows(

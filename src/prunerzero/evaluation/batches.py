@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from prunerzero.models.compute import Compute
+from prunerzero.models.passes import run_whole
 from prunerzero.progress import Advance, silent
 from prunerzero.timelimit import check_time
 
@@ -46,7 +47,7 @@ def next_token_logits(
         check_time()
         ids = batch.to(compute.device)
         with torch.inference_mode(), compute.autocast():
-            logits = model(ids, use_cache=False).logits
+            logits = run_whole(model, ids)
         done += len(batch)
         advance(done)
         yield logits[:, :-1], ids[:, 1:]

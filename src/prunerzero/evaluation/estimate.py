@@ -17,7 +17,7 @@ from prunerzero.data.windows import Windows
 from prunerzero.evaluation.trials import Laboratory, Trial
 from prunerzero.models.blocks import Block, Matrix
 from prunerzero.models.compute import Compute
-from prunerzero.models.replay import run_base
+from prunerzero.models.passes import run_base
 from prunerzero.pruning.memory import peak_rss_bytes
 from prunerzero.pruning.pruner import sums_by_pass
 from prunerzero.recipe import Recipe

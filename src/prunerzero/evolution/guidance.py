@@ -27,6 +27,7 @@ from prunerzero.evolution.masking import Masker
 from prunerzero.evolution.settings import FitnessKind
 from prunerzero.metric.scoring import ColumnScorer
 from prunerzero.models.blocks import Matrix
+from prunerzero.models.passes import run_whole
 from prunerzero.pruning.allocation import MatrixShape
 from prunerzero.pruning.pruner import UnusableScores
 from prunerzero.recipe import Recipe
@@ -308,7 +309,7 @@ def _gradients(
         for batch in reference.batches:
             ids = batch.tokens.to(reference.compute.device)
             with torch.enable_grad(), reference.compute.autocast():
-                logits = masker.model(ids, use_cache=False).logits[:, :-1].float()
+                logits = run_whole(masker.model, ids)[:, :-1].float()
                 value = mean_value(logits, ids, batch, fitness)
             share = value * len(ids) / len(reference.tokens)
             share.backward()

@@ -21,6 +21,7 @@ from prunerzero.evolution.closing import (
 from prunerzero.evolution.controls import EvoPressStrategy, RandomStrategy
 from prunerzero.evolution.default import DefaultStrategy
 from prunerzero.evolution.executors.base import open_executor
+from prunerzero.evolution.executors.own import own_names
 from prunerzero.evolution.executors.tasks import Workplace
 from prunerzero.evolution.grammar import DEFAULT, Grammar
 from prunerzero.evolution.judging import IncumbentJudge, Judge, PerplexityJudge, RungPlan
@@ -149,8 +150,9 @@ def search(
     check_preset(preset, patterns, genome, bool(guesses), fitness, vocabulary)
     grammar = DEFAULT.including(vocabulary)
     check_update(update, preset, stream=stream)
-    check_executor(executor, workers, ray_address, stream=stream, update=update)
-    workforce = open_executor(executor, workers, ray_address)
+    check_executor(executor, workers, ray_address, stream=stream)
+    own = own_names(vocabulary, guesses)
+    workforce = open_executor(executor, workers, ray_address, own)
     timings: dict[str, float] = {}
     clock = _Clock(timings)
     benches = open_models(models, dtype, device, selection, stream, sequence_length)
@@ -186,20 +188,20 @@ def search(
         for name, bench in zip(models, benches, strict=True)
         for source in calibrations
     ]
+    mixture = are_mixtures(benches)
+    asked = frozenset("R" if mixture else "").union(*(guess.terminals for guess in guesses))
+    if update != "none":
+        asked |= STATISTICS[update] | rival(update).terminals
+    wanted = (PAPER_TERMINALS if preset == "paper" else TERMINALS) | asked
+    wanted |= frozenset(vocabulary) & frozenset(grammar.terminals)
     if not os.path.exists(study):  # else these very weights have been checked
-        for bench in benches:
-            bench.check(report)
+        for ground in grounds:
+            ground.check(wanted, report)
     clock.lap("loading")
     with (
         Study.open_or_create(study, settings.to_json()) as store,
         workforce or nullcontext() as crew,
     ):
-        mixture = are_mixtures(benches)
-        asked = frozenset("R" if mixture else "").union(*(guess.terminals for guess in guesses))
-        if update != "none":
-            asked |= STATISTICS[update] | rival(update).terminals
-        wanted = (PAPER_TERMINALS if preset == "paper" else TERMINALS) | asked
-        wanted |= frozenset(vocabulary) & frozenset(grammar.terminals)
         # Reading all weights twice for an early first row would not be worth it.
         early = preset != "paper" and not stream
         targets = Targets(grounds, patterns, FIRST_TERMINALS | asked if early else wanted, report)

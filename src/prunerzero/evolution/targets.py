@@ -39,6 +39,10 @@ class Ground:
     texts: Texts
     statistics: DenseStatistics | None = None
 
+    def check(self, terminals: frozenset[str], report: Report) -> None:
+        """Finds what would end the search before its first candidate (`Workbench.check`)."""
+        self.bench.check(self.texts.calibration.tokens, terminals, report)
+
     def gather(self, terminals: frozenset[str], report: Report) -> DenseStatistics:
         """Gathers statistics and keeps them."""
         self.statistics = self.bench.gather(self.texts.calibration.tokens, terminals, report)

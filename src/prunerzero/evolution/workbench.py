@@ -22,6 +22,7 @@ from prunerzero.models import Compute, compute_for, find_blocks, load_model
 from prunerzero.models.blocks import Block
 from prunerzero.models.loading import context_limit
 from prunerzero.models.matrices import Matrix
+from prunerzero.models.passes import check_runs
 from prunerzero.models.selection import Selection
 from prunerzero.models.snapshot import DenseWeights
 from prunerzero.progress import Report
@@ -31,7 +32,7 @@ from prunerzero.statistics.cache import Statistics, gather_statistics, model_has
 from prunerzero.streaming.comparison import StreamedComparison
 from prunerzero.streaming.opening import open_model
 from prunerzero.streaming.source import check_finite, fingerprint
-from prunerzero.streaming.statistics import StoredStatistics, gather_stored
+from prunerzero.streaming.statistics import StoredStatistics, check_room, gather_stored
 
 # Reading the weights is what a streamed candidate costs, so a pass takes more windows: the next
 # part of a reading is another pass.
@@ -67,8 +68,18 @@ class Workbench(ABC):
         return [matrix for block in self.blocks for matrix in block.matrices]
 
     @abstractmethod
-    def check(self, report: Report) -> None:
-        """Reads the weights, where that has not been done, and refuses NaN and infinity."""
+    def check(self, tokens: Tensor, terminals: frozenset[str], report: Report) -> None:
+        """Finds what would end a search before its first candidate.
+
+        Args:
+            tokens: calibration token ids ``[windows, length]``.
+            terminals: what `gather` will be asked for.
+            report: called with a step's name, the parts done and their number.
+
+        Raises:
+            InputError: too little disk space, weights that are not finite, or a model that cannot
+                run.
+        """
 
     @abstractmethod
     def plan(self, plan: RungPlan) -> RungPlan:
@@ -118,8 +129,9 @@ class WholeModel(Workbench):
         self.identity = model_hash(self.network)
         self.measure_guidance = measure_guidance
 
-    def check(self, report: Report) -> None:
+    def check(self, tokens: Tensor, terminals: frozenset[str], report: Report) -> None:  # noqa: ARG002
         """See `Workbench.check`."""
+        check_runs(self.network, tokens, self.compute)
 
     def plan(self, plan: RungPlan) -> RungPlan:
         """See `Workbench.plan`."""
@@ -187,9 +199,11 @@ class StreamedModel(Workbench):
         self.identity = fingerprint(self.opened.directory, self.opened.checkpoint)
         self.measure_guidance = measure_streamed_guidance
 
-    def check(self, report: Report) -> None:
+    def check(self, tokens: Tensor, terminals: frozenset[str], report: Report) -> None:
         """See `Workbench.check`."""
+        check_room(self.opened, tokens, terminals)
         check_finite(self.opened.checkpoint, report)
+        self.opened.frame.probe(tokens)
 
     def plan(self, plan: RungPlan) -> RungPlan:
         """See `Workbench.plan`."""

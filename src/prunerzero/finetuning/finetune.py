@@ -28,6 +28,7 @@ from prunerzero.models.names import check_model_name
 from prunerzero.progress import Report, silent
 from prunerzero.pruning.checkpoint import (
     USUAL_SHARD,
+    check_savable,
     read_record,
     seen_documents,
     shard_as,
@@ -285,6 +286,8 @@ class _Run:
         model, tokenizer = load_model(
             name, device=self.device, dtype="float32" if self.dtype == "float32" else None
         )
+        if what == PRUNED:
+            check_savable(model)
         if tokenizer is None:
             raise InputError(
                 "fine-tuning on text needs a tokenizer: this model has none that can be read"

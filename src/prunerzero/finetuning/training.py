@@ -19,6 +19,7 @@ from prunerzero.finetuning.adapter import ADAPTER, MaskedLinear
 from prunerzero.finetuning.loss import next_token_loss
 from prunerzero.finetuning.schedule import Rates
 from prunerzero.models.compute import Compute
+from prunerzero.models.passes import run_whole
 from prunerzero.progress import Report, silent
 
 PASS_TOKENS = 1024  # in one forward and backward pass
@@ -127,7 +128,7 @@ class Training:
         for windows in passes:
             ids = windows.to(self._compute.device)
             with self._compute.autocast():
-                logits = self._model(ids, use_cache=False).logits
+                logits = run_whole(self._model, ids)
             share = len(ids) / self._batch
             loss = next_token_loss(logits, ids) * share
             loss.backward()

@@ -347,3 +347,5 @@ for _operators, _paper in ((_PAPER, True), (_EXTENDED, False)):
             row_local=_operator.name not in _WHOLE,
             elementwise=_operator.name not in _WHOLE | _ROWWISE,
         )
+
+BUILT_IN = frozenset(OPERATORS)  # what users register comes later

@@ -169,3 +169,5 @@ for _terminal in (
     ),
 ):
     TERMINALS[_terminal.name] = _terminal
+
+BUILT_IN = frozenset(TERMINALS)  # what users register comes later

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunerzero.errors import InputError, PrunerZeroError, first_line
+from prunerzero.errors import InputError
 from prunerzero.models.blocks import Block
 from prunerzero.models.compute import Compute
+from prunerzero.models.passes import PROBED_TOKENS, refuse_nan, run_base
 from prunerzero.models.running import BlockCall, run_block, show_inputs
 
 HIDDEN = "hidden_states"
-PROBED_TOKENS = 32
 # Norm of the difference over the norm of the block's input; the same products in the same order
 # differ by nothing, another computation by percents.
 TOLERANCE = 1e-3
@@ -143,20 +143,6 @@ def _passing(blocks: list[Block], endings: list[Ending]) -> Iterator[None]:
                 block.module.forward = own
 
 
-@contextmanager
-def first_run(model: nn.Module) -> Iterator[None]:
-    """Explains a model that cannot run: its configuration may lie about more than shapes."""
-    try:
-        yield
-    except (PrunerZeroError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # whatever their code raises where settings do not fit together
-        raise InputError(
-            f"model {type(model).__name__}: cannot run, its config.json may not fit its weights: "
-            f"{first_line(error)}"
-        ) from error
-
-
 @torch.no_grad()
 def check_chain(model: nn.Module, blocks: list[Block], tokens: Tensor, compute: Compute) -> None:
     """Checks that each block's input is the output of the block before it.
@@ -170,13 +156,13 @@ def check_chain(model: nn.Module, blocks: list[Block], tokens: Tensor, compute: 
         compute: device and precision of the passes.
 
     Raises:
-        InputError: naming the first block whose input is something else.
+        InputError: naming the first block whose input is something else, or the model cannot run.
     """
     inputs: list[Tensor] = []
-    with first_run(model):
-        _, calls = capture_blocks(model, blocks, tokens, compute, inputs)
+    _, calls = capture_blocks(model, blocks, tokens, compute, inputs)
     for block, call, hidden, after in zip(blocks, calls, inputs, inputs[1:], strict=False):
         output = run_block(block, hidden, call, compute)
+        refuse_nan(model, block.name, output)
         same = isinstance(output, Tensor) and output.shape == after.shape
         if not same or (output - after).norm() > TOLERANCE * after.norm():
             raise InputError(
@@ -260,14 +246,6 @@ def _first_hidden(model: nn.Module, block: Block, ids: Tensor, compute: Compute)
     finally:
         handle.remove()
     return found[0]
-
-
-def run_base(model: nn.Module, ids: Tensor, compute: Compute) -> None:
-    """Runs all of a model but its head, for what hooks see."""
-    # The base model is all but the language-model head, whose logits nobody would read here.
-    base: Any = model.base_model
-    with compute.autocast():
-        base(ids.to(compute.device), use_cache=False)
 
 
 def split_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, BlockCall]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from prunerzero.errors import InputError
 from prunerzero.models.blocks import Block
 from prunerzero.models.compute import Compute
+from prunerzero.models.passes import run_whole
 from prunerzero.models.replay import capture_blocks
 from prunerzero.models.running import run_block
 from prunerzero.permutation.assignment import best_order, kept
@@ -174,5 +175,4 @@ def _probe(model: Any) -> Tensor:
 
 
 def _logits(model: Any, probe: Tensor) -> Tensor:
-    found: Tensor = model(probe.to(next(model.parameters()).device), use_cache=False).logits
-    return found.float()
+    return run_whole(model, probe.to(next(model.parameters()).device)).float()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunerzero import __version__
 from prunerzero.data.sources import evaluation_documents
-from prunerzero.errors import InputError
+from prunerzero.errors import InputError, first_line
 from prunerzero.files import atomic_directory, json_text, read_json, write_json
 from prunerzero.packing.checkpoint import SHARDED, SINGLE, DenseCheckpoint, copy_others
 from prunerzero.packing.shards import write_weight_map, written
@@ -70,6 +70,21 @@ def save_checkpoint(
         if "(os error " not in str(error):  # the same of the tokenizers' library
             raise
         raise InputError(f"{directory}: cannot be written ({error})") from None
+
+
+def check_savable(model: Any) -> None:
+    """Finds a configuration that transformers runs but would refuse to write at the very end.
+
+    Raises:
+        InputError: naming what it says.
+    """
+    try:
+        model.config.validate()
+    except Exception as error:  # of their validators' own kinds
+        raise InputError(
+            f"model '{model.name_or_path}': its config.json cannot be written again: "
+            f"{first_line(error)}"
+        ) from error
 
 
 def write_record(directory: Path, result: PruneResult, source: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import partial, reduce
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from prunerzero.errors import InputError
 from prunerzero.models.compute import Compute
 from prunerzero.models.matrices import Matrix
+from prunerzero.models.passes import run_base, run_whole
 from prunerzero.models.watching import watch_inputs
 from prunerzero.progress import Advance, silent
 from prunerzero.statistics.collectors import (
@@ -225,18 +225,17 @@ def gather_raw(
         wanted = wanted - INSIDE
         if not wanted:
             return found
-    base: Any = model.base_model
     activations = ActivationSums(matrices, wanted) if forward(wanted) else None
     gradients = GradientSums(model, matrices, wanted) if wanted & BACKWARD else None
     try:
         for done, window in enumerate(tokens.to(compute.device).split(1), start=1):
-            with torch.set_grad_enabled(gradients is not None), compute.autocast():
-                if gradients is None:
-                    base(window, use_cache=False)
-                else:
-                    logits = model(window, use_cache=False).logits
+            if gradients is None:
+                with torch.no_grad():
+                    run_base(model, window, compute)
+            else:
+                with torch.enable_grad(), compute.autocast():
+                    logits = run_whole(model, window)
                     loss = F.cross_entropy(logits[0, :-1].float(), window[0, 1:])
-            if gradients is not None:
                 loss.backward()
             advance(done)
     finally:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from prunerzero.models.compute import Compute
 from prunerzero.models.matrices import Matrix
-from prunerzero.models.replay import run_base, split_call
+from prunerzero.models.passes import run_base
+from prunerzero.models.replay import split_call
 from prunerzero.models.running import BlockCall, run_module
 from prunerzero.progress import Advance
 from prunerzero.statistics.collectors import GRADIENT, REGIONAL

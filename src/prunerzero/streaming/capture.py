@@ -15,21 +15,20 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from prunerzero.errors import InputError
 from prunerzero.models.blocks import Block
 from prunerzero.models.compute import Compute
+from prunerzero.models.passes import PROBED_TOKENS, refuse_nan, run_base, run_whole
 from prunerzero.models.replay import (
-    PROBED_TOKENS,
     FirstBlockReached,
-    first_run,
     more_than_once,
-    run_base,
     same_arguments,
     split_call,
 )
 from prunerzero.models.running import BlockCall
+from prunerzero.streaming.layout import Kind, kind_of
 from prunerzero.streaming.store import IN_MEMORY, WeightStore
 
 # Logits worked on at once by the head; a float32 copy and its gradient are 64 MiB each.
@@ -58,7 +57,7 @@ class Frame:
         self._blocks = blocks
         self._store = store
         self._compute = compute
-        self._outputs: dict[type[nn.Module], Any] = {}
+        self._outputs: dict[Kind, Any] = {}
 
     @torch.no_grad()
     def probe(self, ids: Tensor) -> None:
@@ -82,19 +81,21 @@ class Frame:
 
         def real(index: int, hidden: Tensor, call: BlockCall) -> Any:
             block = self._blocks[index]
-            kind = type(block.module)
+            kind = kind_of(block)
             inputs.append(hidden)
             calls.append(call)
             if kind in self._outputs:
                 outputs.append(hidden)
                 return self._wrapped(index, hidden)
             with self._store.loaded(block):
-                output = kind.forward(block.module, hidden, *call.args, **call.kwargs)
-            self._outputs[kind] = output
+                forward = type(block.module).forward
+                output = forward(block.module, hidden, *call.args, **call.kwargs)
             outputs.append(_hidden_of(block, output))
+            refuse_nan(self._model, block.name, outputs[-1])
+            self._outputs[kind] = output
             return output
 
-        with self._store.loaded_outside(head=False), first_run(self._model):
+        with self._store.loaded_outside(head=False):
             self._run(ids, real)
             passed = self._captured(ids)[1]
         for block, before, after in zip(self._blocks[1:], outputs, inputs[1:], strict=False):
@@ -207,8 +208,7 @@ class Frame:
             return self._wrapped(index, last if is_last else hidden)
 
         with _replaced(self._blocks, stand_in), self._compute.autocast():
-            logits: Tensor = self._model(ids, use_cache=False, **kept).logits
-        return logits
+            return run_whole(self._model, ids, **kept)
 
     def _portions(self, length: int) -> list[slice | None]:
         """Positions whose logits are worked on at once; None for all of them."""
@@ -242,7 +242,7 @@ class Frame:
 
     def _wrapped(self, index: int, hidden: Tensor) -> Any:
         """Hidden states in the container that such a block returns them in."""
-        like = self._outputs[type(self._blocks[index].module)]
+        like = self._outputs[kind_of(self._blocks[index])]
         return hidden if isinstance(like, Tensor) else type(like)((hidden, *like[1:]))
 
 

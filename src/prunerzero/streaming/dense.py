@@ -162,8 +162,8 @@ class DensePass:
                 finally:
                     if sums is not None:
                         sums.close()
-            if sums is not None:
-                self._save(FORWARD_SUMS, block, sums.sums())
+                if sums is not None:  # experts that no token met take their device from the weights
+                    self._save(FORWARD_SUMS, block, sums.sums())
             self._journal.commit(forward=block.index + 1)
             if not self._backward:
                 chain.forget(block.index)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import nn
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
@@ -35,6 +37,16 @@ class Layout:
     outside: list[TensorInfo]
     targets: dict[TensorInfo, str]
     mapping: list[Any]
+
+
+# The class of a block, and the names and shapes of its parameters.
+Kind = tuple[type[nn.Module], frozenset[tuple[str, torch.Size]]]
+
+
+def kind_of(block: Block) -> Kind:
+    """What blocks that run alike have in common: one class can hold experts in some blocks only."""
+    named = block.module.named_parameters()
+    return type(block.module), frozenset((name, parameter.shape) for name, parameter in named)
 
 
 def find_layout(model: Any, blocks: Sequence[Block], checkpoint: DenseCheckpoint) -> Layout:

@@ -44,6 +44,7 @@ from prunerzero.streaming.chain import StreamedReplay
 from prunerzero.streaming.dense import DensePass
 from prunerzero.streaming.disk import Demand
 from prunerzero.streaming.journal import Journal, work_directory
+from prunerzero.streaming.layout import kind_of
 from prunerzero.streaming.opening import open_model
 from prunerzero.streaming.source import (
     check_finite,
@@ -176,7 +177,7 @@ class _Run:
 
     def begin(self) -> None:
         """Checks what needs weights, and makes the output's files without the blocks' tensors."""
-        for block in {type(block.module): block for block in reversed(self.blocks)}.values():
+        for block in {kind_of(block): block for block in reversed(self.blocks)}.values():
             with self.store.loaded(block):
                 self.store.check_reversible(block)
         if self.tokens is not None:

@@ -46,9 +46,10 @@ def build_skeleton(config: Any, dtype: torch.dtype, device: torch.device) -> Any
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
         model.tie_weights()
     except Exception as error:  # as many ways as above
-        raise InputError(f"model: cannot be made from its config.json: {first_line(error)}") from (
-            error
-        )
+        name = config.name_or_path or type(config).__name__
+        raise InputError(
+            f"model '{name}': cannot be made from its config.json: {first_line(error)}"
+        ) from error
     for module in model.modules():
         for name, buffer in module._buffers.items():
             if buffer is not None:

@@ -82,6 +82,17 @@ class StoredStatistics:
         return safe_open(self._folder / f"{SUMS}-{block}.safetensors", framework="pt")
 
 
+def check_room(opened: Opened, tokens: Tensor, terminals: frozenset[str]) -> None:
+    """Makes sure that `gather_stored` finds the disk space that it takes; arguments as there.
+
+    Raises:
+        InputError: it does not.
+    """
+    folder, _ = _place(opened, tokens, terminals)
+    if not Journal(folder).exists():
+        require_space(folder, 0, _demand(opened, tokens, raw_sums(terminals)))
+
+
 def gather_stored(
     opened: Opened, tokens: Tensor, terminals: frozenset[str], report: Report = silent
 ) -> StoredStatistics:
@@ -98,21 +109,8 @@ def gather_stored(
     Raises:
         InputError: too little disk space, or another process is gathering the same.
     """
+    folder, settings = _place(opened, tokens, terminals)
     wanted = raw_sums(terminals)
-    if own := sorted(wanted & TOKEN_SUMS.keys()):
-        raise InputError(
-            f"sum '{own[0]}': is your own, and statistics kept on disk could not tell whether its "
-            "function has changed; search without stream"
-        )
-    settings = {
-        "model": fingerprint(opened.directory, opened.checkpoint),
-        "matrices": [matrix.name for block in opened.blocks for matrix in block.matrices],
-        "tokens": tokens_hash(tokens),
-        "compute": str(opened.compute),
-        "sums": sorted(wanted),
-    }
-    key = hashlib.sha256(repr(settings).encode()).hexdigest()[:32]
-    folder = cache_dir() / "statistics" / f"{key}.streamed"
     sample = Sample(tokens.shape[0], tokens.numel())
     with Journal(folder) as journal:
         if not journal.open(settings):
@@ -139,6 +137,27 @@ def gather_stored(
     return StoredStatistics(
         folder, sample, done["unreached"], done.get("rounding"), opened.compute.device
     )
+
+
+def _place(
+    opened: Opened, tokens: Tensor, terminals: frozenset[str]
+) -> tuple[Path, dict[str, Any]]:
+    """Where such statistics are kept, and everything that decides about them."""
+    wanted = raw_sums(terminals)
+    if own := sorted(wanted & TOKEN_SUMS.keys()):
+        raise InputError(
+            f"sum '{own[0]}': is your own, and statistics kept on disk could not tell whether its "
+            "function has changed; search without stream"
+        )
+    settings = {
+        "model": fingerprint(opened.directory, opened.checkpoint),
+        "matrices": [matrix.name for block in opened.blocks for matrix in block.matrices],
+        "tokens": tokens_hash(tokens),
+        "compute": str(opened.compute),
+        "sums": sorted(wanted),
+    }
+    key = hashlib.sha256(repr(settings).encode()).hexdigest()[:32]
+    return cache_dir() / "statistics" / f"{key}.streamed", settings
 
 
 def _demand(opened: Opened, tokens: Tensor, wanted: frozenset[str]) -> int:

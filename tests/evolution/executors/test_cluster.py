@@ -92,8 +92,8 @@ def test_a_killed_actor_and_a_lost_node_lose_no_candidate(run, tmp_path, monkeyp
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     opened, lost = [], []
 
-    def watched(_, workers, address):
-        opened.append(RayExecutor(workers, address))
+    def watched(_, workers, address, own):
+        opened.append(RayExecutor(workers, address, own=own))
         return opened[-1]
 
     monkeypatch.setattr(module, "open_executor", watched)

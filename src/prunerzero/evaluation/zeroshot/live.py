@@ -11,6 +11,7 @@ from torch import Tensor
 
 from prunerzero.errors import InputError
 from prunerzero.models.compute import Compute
+from prunerzero.models.passes import models_own_failures
 from prunerzero.progress import Report
 
 
@@ -76,7 +77,8 @@ class LiveModel(HFLM):
         return found
 
     def _model_call(self, inps: Tensor, attn_mask: Any = None, labels: Any = None) -> Tensor:
-        logits: Tensor = super()._model_call(inps, attn_mask, labels)
+        with models_own_failures(self.model, inps):
+            logits: Tensor = super()._model_call(inps, attn_mask, labels)
         self._done += len(inps)
         self.report(self.task, self._done, self._total)
         return logits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Self
 
 from prunerzero.errors import InputError
@@ -51,7 +52,7 @@ class Executor(ABC):
         """What has ended: waits until something has, at most so long; also for workers to start.
 
         Raises:
-            InputError: no worker can be started.
+            InputError: no worker can be started, or none knows what the search is about.
         """
 
     @abstractmethod
@@ -76,24 +77,27 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def open_executor(kind: ExecutorKind, workers: int | None, address: str | None) -> Executor | None:
+def open_executor(
+    kind: ExecutorKind, workers: int | None, address: str | None, own: Sequence[str] = ()
+) -> Executor | None:
     """The executor of a kind; None for ``serial``.
 
     Args:
         kind: which.
         workers: how many; by default one for each core, or as many as a Ray cluster has room for.
         address: of a Ray cluster that runs already.
+        own: operators and terminals of the user's own that workers must know.
 
     Raises:
         MissingExtraError: Ray is not installed.
-        InputError: the cluster cannot be reached.
+        InputError: the cluster cannot be reached; workers cannot come by something of the user's.
     """
     if kind == "serial":
         return None
     if kind == "process":
         from prunerzero.evolution.executors.process import ProcessExecutor
 
-        return ProcessExecutor(workers or usable_cores())
+        return ProcessExecutor(workers or usable_cores(), own=own)
     from prunerzero.evolution.executors.cluster import RayExecutor
 
-    return RayExecutor(workers, address)
+    return RayExecutor(workers, address, own=own)

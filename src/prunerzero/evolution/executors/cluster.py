@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 
 from prunerzero.errors import InputError, MissingExtraError
 from prunerzero.evolution.executors.base import Executor, usable_cores
+from prunerzero.evolution.executors.own import Own, install, packed
 from prunerzero.evolution.executors.parcel import Parcel, filled
 from prunerzero.evolution.executors.process import READY, pack_workplace
 from prunerzero.evolution.executors.tasks import Answer, Lost, Task, Workplace
@@ -34,13 +35,20 @@ class RayExecutor(Executor):
         workers: how many; None for as many as the cluster has cores (GPUs) for.
         address: of a cluster that runs; None starts one of this machine's cores, and ends it.
         threads: torch threads, and so cores, of each.
+        own: operators and terminals of the user's own that they must know.
 
     Raises:
         MissingExtraError: Ray is not installed.
         InputError: nobody listens at the address.
     """
 
-    def __init__(self, workers: int | None, address: str | None, threads: int = 1) -> None:
+    def __init__(
+        self,
+        workers: int | None,
+        address: str | None,
+        threads: int = 1,
+        own: Sequence[str] = (),
+    ) -> None:
         if address is not None:
             check_reachable(address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -49,6 +57,7 @@ class RayExecutor(Executor):
         except ImportError:
             raise MissingExtraError("ray", "executor 'ray'") from None
         self._ray = ray
+        self._own = packed(own, ray.cloudpickle.dumps)  # it knows functions of notebooks, too
         self._count = workers
         self._address = address
         self._threads = threads
@@ -111,6 +120,8 @@ class RayExecutor(Executor):
                     self._note_start(_reason(error))
                 self._replace(worker)
                 continue
+            if isinstance(answer, InputError):
+                raise answer
             if isinstance(answer, str):  # `READY`
                 self._ready.add(worker)
                 self._note_start()
@@ -164,7 +175,7 @@ class RayExecutor(Executor):
         resources = {"num_cpus": self._threads, "num_gpus": self._gpus, "max_restarts": 0}
         actor = self._ray.remote(**resources)(_Actor)
         # Both arrive as what they refer to, once on every machine.
-        self._actors[name] = actor.remote(self._parcel, self._buffer, self._threads)
+        self._actors[name] = actor.remote(self._own, self._parcel, self._buffer, self._threads)
         self._tasks[self._actors[name].ready.remote()] = name
 
     def _replace(self, worker: str) -> None:
@@ -177,18 +188,24 @@ class RayExecutor(Executor):
 class _Actor:
     """A worker, in a process of Ray's."""
 
-    def __init__(self, parcel: Parcel, buffer: np.ndarray, threads: int) -> None:
+    def __init__(self, own: list[Own], parcel: Parcel, buffer: np.ndarray, threads: int) -> None:
         import torch
 
+        self._error: InputError | None = None
+        try:
+            install(own)
+        except InputError as error:
+            self._error = error
+            return
         torch.set_num_threads(threads)
         with warnings.catch_warnings():  # torch has no tensors that cannot be written to
             warnings.filterwarnings("ignore", message="The given buffer is not writable")
             workplace: Workplace = parcel.open(buffer, writable=False)
         self._workplace = workplace
 
-    def ready(self) -> str:
-        """Answers once it can work."""
-        return READY
+    def ready(self) -> str | InputError:
+        """Answers once it can work, or with the reason why it cannot."""
+        return self._error or READY
 
     def do(self, task: Task) -> Answer:
         """See `Workplace.do`."""

@@ -9,6 +9,7 @@ import pickle
 import signal
 import tempfile
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -20,12 +21,19 @@ import torch
 
 from prunerzero.errors import InputError
 from prunerzero.evolution.executors.base import Executor, usable_cores
+from prunerzero.evolution.executors.own import Own, install, packed
 from prunerzero.evolution.executors.parcel import Parcel, filled, pack
 from prunerzero.evolution.executors.tasks import Answer, Lost, Task, Workplace
 from prunerzero.files import cache_dir
 
 READY = "ready"
 PATIENCE = 5.0  # seconds that a worker is given to end
+STARTING = "PRUNERZERO_WORKER_STARTS"  # in the environment of a worker until it works
+SEARCHES_AT_ONCE = 77  # exit code
+SEARCHES_AGAIN = (
+    "they import this script, which begins the search again; put what it does under "
+    "'if __name__ == \"__main__\":'"
+)
 
 
 @dataclass
@@ -42,9 +50,16 @@ class ProcessExecutor(Executor):
     Args:
         workers: how many.
         threads: torch threads of each; by default the cores' share.
+        own: operators and terminals of the user's own that they must know.
+
+    Raises:
+        InputError: they cannot come by one of these.
     """
 
-    def __init__(self, workers: int, threads: int | None = None) -> None:
+    def __init__(self, workers: int, threads: int | None = None, own: Sequence[str] = ()) -> None:
+        if os.environ.get(STARTING):  # a worker imports a script that searches as it is imported
+            os._exit(SEARCHES_AT_ONCE)
+        self._own = packed(own)
         self._count = workers
         self._threads = threads or max(1, usable_cores() // workers)
         self._context = multiprocessing.get_context("spawn")
@@ -110,12 +125,16 @@ class ProcessExecutor(Executor):
             # A worker that is killed may have sent half an answer.
             except (EOFError, OSError, pickle.UnpicklingError):
                 reason = self._bury(name)
+                if reason == SEARCHES_AGAIN:
+                    raise InputError(f"workers: {reason}") from None
                 if worker.busy:
                     found.append((name, Lost(reason)))
                 if not worker.ready:
                     self._note_start(reason)
                 self._hire()
                 continue
+            if isinstance(answer, InputError):
+                raise answer
             if isinstance(answer, str):  # `READY`
                 worker.ready = True
                 self._note_start()
@@ -148,12 +167,16 @@ class ProcessExecutor(Executor):
             name="prunerzero worker",
             daemon=True,
         )
-        process.start()
+        os.environ[STARTING] = "1"
+        try:
+            process.start()
+        finally:
+            del os.environ[STARTING]
         theirs.close()
         self._started += 1
         self._workers[f"process {self._started}"] = _Worker(process, ours)
         # The pipe takes it all only once the process reads, seconds from now.
-        contents = (ours, process.pid, self._parcel, self._file)
+        contents = (ours, process.pid, (self._own, self._parcel), self._file)
         threading.Thread(target=_equip, args=contents, daemon=True).start()
 
     def _bury(self, name: str) -> str:
@@ -161,13 +184,15 @@ class ProcessExecutor(Executor):
         worker.pipe.close()
         worker.process.join(PATIENCE)
         code = worker.process.exitcode
+        if code == SEARCHES_AT_ONCE:
+            return SEARCHES_AGAIN
         return f"ended by signal {-code}" if code and code < 0 else f"ended with exit code {code}"
 
 
-def _equip(pipe: Connection, pid: int, parcel: Parcel, file: Any) -> None:
+def _equip(pipe: Connection, pid: int, needed: tuple[list[Own], Parcel], file: Any) -> None:
     # Whoever is gone meanwhile is noticed by `collect`.
     with suppress(OSError, ValueError):
-        pipe.send(parcel)
+        pipe.send(needed)
         send_handle(pipe, file.fileno(), pid)
 
 
@@ -190,12 +215,18 @@ def _serve(pipe: Connection, threads: int, gpu: int | None) -> None:
     """The life of a worker: does tasks until its coordinator is gone."""
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)  # before CUDA is used for the first time
+    os.environ.pop(STARTING, None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the coordinator ends
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     try:
-        parcel: Parcel = pipe.recv()
+        own, parcel = pipe.recv()
         descriptor = recv_handle(pipe)
+        try:
+            install(own)
+        except InputError as error:
+            pipe.send(error)
+            return
         # Pages are shared with the other workers until one writes to them.
         buffer = mmap.mmap(descriptor, max(1, parcel.size), access=mmap.ACCESS_COPY)
         os.close(descriptor)
