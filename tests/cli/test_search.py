@@ -384,7 +384,6 @@ def test_workers_measure_and_the_same_command_goes_on(arguments, tmp_path, succe
         (("--workers", 2), "executor 'serial' has none"),
         (("--ray-address", "auto"), "is for executor 'ray', not 'serial'"),
         (("--executor", "ray", "--stream"), "a streamed model is read by one process"),
-        (("--executor", "process", "--update", "sparsegpt"), "has one process"),
     ],
 )
 def test_options_of_workers_that_do_not_fit(arguments, tmp_path, refuse, options, message):

@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from crews import RandomCrew
 
 from prunerzero.errors import InputError
 from prunerzero.evaluation.comparison import Comparison
+from prunerzero.evolution import runner
 from prunerzero.evolution.guidance import measure_guidance
+from prunerzero.evolution.loop import GUIDANCE_EVENT
 from prunerzero.evolution.runner import search
 from prunerzero.evolution.settings import Budget
 from prunerzero.evolution.updating import check_update
@@ -72,6 +75,47 @@ def test_a_search(run, tmp_path, pattern, update):
     with Study.open(tmp_path / "s.db") as study:
         assert [row.key for row in study.candidates()][:CANDIDATES] == [row.key for row in rows]
     assert again.candidates == CANDIDATES + 1
+
+
+def told(path):
+    with Study.open(path) as study:
+        assert study.check() == []
+        return [(row.key, row.status, row.fitness, row.parents) for row in study.candidates()]
+
+
+@pytest.mark.parametrize(
+    ("update", "pattern"), [("sparsegpt-adaptive", "50%"), ("sparsegpt-adaptive", "2:4"),
+                            ("sparsegpt", "50%")]
+)  # fmt: skip
+def test_one_worker_finds_what_the_serial_search_does(run, tmp_path, monkeypatch, update, pattern):
+    """Gram matrices travel with the statistics, and every worker factors them for itself."""
+    options = {"update": update, "dtype": "float32", "candidates": 16}
+    run(pattern, name="serial.db", **options)
+    monkeypatch.setattr(runner, "open_executor", lambda *_: RandomCrew(1))
+    run(pattern, name="one.db", executor="process", **options)
+    serial = told(tmp_path / "serial.db")
+    assert told(tmp_path / "one.db") == serial
+    with Study.open(tmp_path / "one.db") as study:
+        assert study.events(GUIDANCE_EVENT)
+
+
+def test_several_workers_update(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "open_executor", lambda *_: RandomCrew(3))
+    run(executor="process", update="sparsegpt-adaptive", candidates=16)
+    rows = told(tmp_path / "s.db")
+    assert len(rows) == 16
+    assert {status for _, status, *_ in rows} <= {"evaluated", "rejected"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["process", "ray"])
+def test_real_workers_update(run, tmp_path, executor):
+    if executor == "ray":
+        pytest.importorskip("ray")
+    options = {"update": "sparsegpt-adaptive", "dtype": "float32", "candidates": 12}
+    run(name="serial.db", **options)
+    run(name="one.db", executor=executor, workers=1, **options)
+    assert told(tmp_path / "one.db") == told(tmp_path / "serial.db")
 
 
 def test_the_update_is_a_setting(run):

@@ -149,7 +149,7 @@ def command(
         if seen_documents(name):
             raise InputError(f"model '{name}': is pruned already; search on the dense model")
     check_targets(models, patterns, calibration, objective, preset)
-    check_executor(executor, workers, ray_address, stream=bool(stream), update=updated)
+    check_executor(executor, workers, ray_address, stream=bool(stream))
     _check_study(study)
     models = [run.source(name) for name in models]
     if stream is None and update == "none" and (reason := _reason_to_stream(models, study)):

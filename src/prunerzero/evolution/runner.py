@@ -150,7 +150,7 @@ def search(
     check_preset(preset, patterns, genome, bool(guesses), fitness, vocabulary)
     grammar = DEFAULT.including(vocabulary)
     check_update(update, preset, stream=stream)
-    check_executor(executor, workers, ray_address, stream=stream, update=update)
+    check_executor(executor, workers, ray_address, stream=stream)
     own = own_names(vocabulary, guesses)
     workforce = open_executor(executor, workers, ray_address, own)
     timings: dict[str, float] = {}

@@ -138,12 +138,7 @@ def check_targets(
 
 
 def check_executor(
-    kind: ExecutorKind,
-    workers: int | None,
-    address: str | None,
-    *,
-    stream: bool,
-    update: Update = "none",
+    kind: ExecutorKind, workers: int | None, address: str | None, *, stream: bool
 ) -> None:
     """Checks that the options of executors fit together.
 
@@ -160,11 +155,6 @@ def check_executor(
         raise InputError(
             f"executor '{kind}': a streamed model is read by one process; leave out stream or "
             "choose executor serial"
-        )
-    if update != "none" and kind != "serial":
-        raise InputError(
-            f"executor '{kind}': a search with update '{update}' has one process; choose executor "
-            "serial"
         )
 
 
