@@ -17,7 +17,6 @@ from prunerzero.data.written import without_self
 from prunerzero.errors import InputError
 from prunerzero.evaluation.evaluate import cut_texts
 from prunerzero.evaluation.perplexity import Interval, TextLoss, measure_loss, paired_interval
-from prunerzero.files import require_space
 from prunerzero.finetuning.adapter import attach, detach
 from prunerzero.finetuning.schedule import Length, Rates
 from prunerzero.finetuning.training import Course, Training
@@ -30,6 +29,7 @@ from prunerzero.pruning.checkpoint import (
     USUAL_SHARD,
     check_savable,
     read_record,
+    require_room,
     seen_documents,
     shard_as,
     write_finetuned_record,
@@ -358,7 +358,7 @@ class _Run:
     def _save(self, model: Any, tokenizer: Any) -> None:
         folder = self.journal.folder / CHECKPOINT
         shutil.rmtree(folder, ignore_errors=True)
-        require_space(folder, sum(p.nbytes for p in model.parameters()))
+        require_room(model, folder, self.plan.directory)
         model.save_pretrained(folder, max_shard_size=USUAL_SHARD)
         shard_as(Path(self.plan.directory), folder)
         tokenizer.save_pretrained(folder)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from prunerzero import __version__
 from prunerzero.data.sources import evaluation_documents
 from prunerzero.errors import InputError, first_line
-from prunerzero.files import atomic_directory, json_text, read_json, write_json
+from prunerzero.files import atomic_directory, json_text, read_json, require_space, write_json
 from prunerzero.packing.checkpoint import SHARDED, SINGLE, DenseCheckpoint, copy_others
 from prunerzero.packing.shards import write_weight_map, written
 from prunerzero.packing.weightfile import TensorInfo
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 RECORD = "pruning.json"
 FORMAT = 1
 CHECKSUM = "sha256"  # of all else in the record
-USUAL_SHARD = "5GB"
+USUAL_SHARD = 5 * 10**9  # bytes
 
 
 def save_checkpoint(
@@ -112,6 +112,35 @@ def write_finetuned_record(
 def sealed(document: dict[str, Any]) -> dict[str, Any]:
     """A record with its checksum."""
     return document | {CHECKSUM: _digest(document)}
+
+
+def require_room(model: Any, directory: str | Path, source: str | Path) -> None:
+    """Makes sure that a model can be saved, before anything is done for it.
+
+    Args:
+        model: the causal LM, in memory.
+        directory: to be made.
+        source: what it was loaded from; its tensors will go into files like those there, for which
+            they are copied once (`shard_as`).
+
+    Raises:
+        InputError: too little disk space.
+    """
+    from prunerzero.models.hub import local_files
+
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    files = local_files(str(source))
+    held = _files_of(files) if files is not None else None
+    copied = held is not None and (held != {SINGLE} or weights > USUAL_SHARD)
+    require_space(directory, weights, weights if copied else 0)
+
+
+def _files_of(source: Path) -> set[str] | None:
+    """Names of a checkpoint's weight files; None where they are packed, or pickle files."""
+    try:
+        return {file.path.name for file in DenseCheckpoint.open(source).tensors.values()}
+    except InputError:
+        return None
 
 
 def shard_as(source: Path, directory: Path) -> None:

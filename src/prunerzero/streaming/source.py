@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -116,12 +117,12 @@ def as_bits(tensor: Tensor) -> Bits:
     return bits
 
 
-def weights_dtype(config: Any, checkpoint: DenseCheckpoint, dtype: str | None) -> torch.dtype:
+def weights_dtype(config: Any, tensors: Iterable[TensorInfo], dtype: str | None) -> torch.dtype:
     """The type in which transformers would load the weights (``dtype="auto"``).
 
     Args:
         config: the model's configuration.
-        checkpoint: its weights.
+        tensors: of its checkpoint.
         dtype: of the passes; float32 wants weights in it too, as there is no autocast to float32.
     """
     if dtype == "float32":
@@ -129,5 +130,5 @@ def weights_dtype(config: Any, checkpoint: DenseCheckpoint, dtype: str | None) -
     declared = getattr(config, "dtype", None)
     if isinstance(declared, torch.dtype):
         return declared
-    stored = [DTYPES[info.dtype] for info in checkpoint.tensors if info.dtype in DTYPES]
+    stored = [DTYPES[info.dtype] for info in tensors if info.dtype in DTYPES]
     return next((kind for kind in stored if kind.is_floating_point), torch.float32)

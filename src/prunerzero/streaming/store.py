@@ -57,7 +57,7 @@ class WeightStore:
             InputError: naming a tensor that is missing, too many, or of another shape than
                 config.json says.
         """
-        self.layout = find_layout(model, blocks, checkpoint)
+        self.layout = find_layout(model, blocks, checkpoint.tensors)
         self._model = model
         self._checkpoint = checkpoint
         self._options = LoadStateDictConfig(
