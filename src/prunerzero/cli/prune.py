@@ -129,9 +129,10 @@ def command(
         else:
             loaded, tokenizer = inputs.load_quietly(source, run.device, run.dtype)
             from prunerzero.pruning.calibration import calibration_windows
-            from prunerzero.pruning.checkpoint import check_savable, require_room, save_checkpoint
+            from prunerzero.pruning.checkpoint import check_savable, save_checkpoint
             from prunerzero.pruning.planning import needs_data
             from prunerzero.pruning.pruner import prune
+            from prunerzero.pruning.shards import require_room
 
             require_room(loaded, directory, model)
             check_savable(loaded)

@@ -26,15 +26,13 @@ from prunerzero.models.loading import load_model
 from prunerzero.models.names import check_model_name
 from prunerzero.progress import Report, silent
 from prunerzero.pruning.checkpoint import (
-    USUAL_SHARD,
     check_savable,
     read_record,
-    require_room,
     seen_documents,
-    shard_as,
     write_finetuned_record,
 )
 from prunerzero.pruning.pruner import matrix_results, overall_sparsity
+from prunerzero.pruning.shards import USUAL_SHARD, require_room, shard_as
 from prunerzero.streaming.journal import Journal, work_directory
 
 PRUNED, DENSE = "pruned", "dense"

@@ -7,9 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from prunerzero.errors import InputError
 from prunerzero.models.finite import is_finite
@@ -20,6 +18,7 @@ from prunerzero.packing.checkpoint import DenseCheckpoint
 from prunerzero.packing.encoding import Bits
 from prunerzero.packing.index import INDEX, is_packed
 from prunerzero.packing.loading import DTYPES
+from prunerzero.packing.tensors import as_tensor
 from prunerzero.packing.weightfile import TensorInfo
 from prunerzero.progress import Report, silent
 
@@ -95,26 +94,6 @@ def refuse_not_finite(info: TensorInfo, bits: Bits) -> None:
     """
     if not is_finite(as_tensor(bits, info)):
         raise InputError(f"tensor '{info.name}' holds NaN or infinity")
-
-
-def as_tensor(bits: Bits, info: TensorInfo) -> Tensor:
-    """A tensor that shares memory with the bits read for it.
-
-    Raises:
-        InputError: PyTorch has no such type.
-    """
-    if info.dtype not in DTYPES:
-        raise InputError(f"tensor '{info.name}' is {info.dtype}, which PyTorch does not have")
-    flat = torch.from_numpy(np.ascontiguousarray(bits).reshape(-1).view(np.uint8))
-    return flat.view(DTYPES[info.dtype]).reshape(info.shape)
-
-
-def as_bits(tensor: Tensor) -> Bits:
-    """The bits of a tensor as unsigned integers of its shape and element width."""
-    stored = tensor.detach().cpu().contiguous()
-    raw: Any = stored.reshape(-1).view(torch.uint8).numpy()
-    bits: Bits = raw.view(f"u{stored.itemsize}").reshape(tuple(stored.shape))
-    return bits
 
 
 def weights_dtype(config: Any, tensors: Iterable[TensorInfo], dtype: str | None) -> torch.dtype:
