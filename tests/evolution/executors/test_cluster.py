@@ -176,9 +176,11 @@ def test_more_workers_than_the_cluster_has_cores_for(run):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_search_that_is_stopped_says_how_to_go_on_and_leaves_nothing_running(
-    model_directory, text, tmp_path
+    model_directory, text, tmp_path, number
 ):
+    """SIGINT goes to the whole group, as Ctrl-C does."""
     psutil = pytest.importorskip("psutil")
     study = tmp_path / "s.db"
     command = [
@@ -186,13 +188,18 @@ def test_a_search_that_is_stopped_says_how_to_go_on_and_leaves_nothing_running(
         "--study", str(study), "--calibration", text, "--samples", "4", "--sequence-length", "32",
         "--candidates", "100000", "--executor", "ray", "--workers", "2",
     ]  # fmt: skip
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ) as process:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=os.environ, start_new_session=True
+    ) as process:
         while process.poll() is None and measured(study) < 4:  # the first is measured without Ray
             time.sleep(0.1)
         if process.poll() is not None:
             pytest.fail(process.stderr.read())
         started = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGTERM)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
         err = process.communicate(timeout=60)[1]
     assert process.returncode == 130, err
     assert err.splitlines()[-1].startswith("prunerzero: interrupted, nothing is half-written")
