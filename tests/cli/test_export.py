@@ -1,7 +1,6 @@
 import os
+import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ from damage import configure, poison, rewrite, store_codes
 from safetensors.torch import load_file
 
 from prunerzero.cli.app import main
+from prunerzero.errors import InputError
 from prunerzero.files import SPARE
 from prunerzero.models.loading import load_model
 
@@ -96,17 +96,28 @@ def test_progress_goes_to_stderr(model, tmp_path, capsys):
     assert "exporting: 30/30" in capsys.readouterr().err
 
 
-def test_unpacking_does_not_need_torch(model, tmp_path, succeed):
-    """Packing does: it compares the weights with the model of config.json."""
-    succeed("export", model, "--output", tmp_path / "packed")
-    code = (
-        "import sys; from prunerzero.cli.app import main; code = main(sys.argv[1:]);"
-        "sys.exit(code or ('torch' in sys.modules))"
-    )
-    arguments = ["export", str(tmp_path / "packed"), "--format", "dense"]
-    arguments += ["--output", str(tmp_path / "out")]
-    subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
-    assert (tmp_path / "out" / "model.safetensors").is_file()
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"hidden_size": 64},
+            "is [256, 32] in the weight files, but config.json makes it",
+        ),
+        ({"num_hidden_layers": 2}, "belongs to block 2, but config.json says that the model has 2"),
+        ({"num_hidden_layers": 4}, "not in the weight files, first model.layers.3"),
+    ],
+)
+def test_packed_weights_that_config_json_lies_about(
+    changes, message, model, tmp_path, succeed, refuse
+):
+    packed = tmp_path / "packed"
+    succeed("export", model, "--output", packed)
+    configure(packed, **changes)
+    line = refuse("export", packed, "--format", "dense", "--output", tmp_path / "out")
+    assert message in line
+    with pytest.raises(InputError, match=re.escape(message)):
+        load_model(packed, device="cpu")
+    assert not (tmp_path / "out").exists()
 
 
 def test_too_little_disk_is_found_before_writing(pruned, tmp_path, succeed, refuse, monkeypatch):

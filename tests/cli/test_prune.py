@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prunerzero.cli.app import main
+from prunerzero.files import SPARE
 from prunerzero.models.blocks import prunable_matrices
 from prunerzero.recipe import Recipe
 from prunerzero.streaming.journal import Journal
@@ -214,6 +215,29 @@ def test_too_little_disk_is_found_before_pruning(model, data, tmp_path, refuse, 
                       "--output", tmp_path / "out", option)  # fmt: skip
         assert "0.00 GB free, but 0.02 GB are needed" in line
         assert not list(tmp_path.glob("out*"))
+
+
+def test_shards_are_written_twice_and_both_are_counted(
+    model, data, tmp_path, succeed, refuse, monkeypatch
+):
+    source = tmp_path / "source"
+    shutil.copytree(model, source)
+    whole = AutoModelForCausalLM.from_pretrained(model)
+    weights = sum(parameter.nbytes for parameter in whole.parameters())
+    run = ("prune", source, "--metric", "magnitude", "--pattern", "50%", *data, "--no-stream")
+    for shard, needed in (("5GB", weights), ("30KB", 2 * weights)):
+        (source / "model.safetensors").unlink()
+        whole.save_pretrained(source, max_shard_size=shard)
+        for free, fits in ((needed, True), (needed - 1, False)):
+            monkeypatch.setattr("prunerzero.files.free_space", lambda _, n=free: n + SPARE)
+            output = tmp_path / f"{shard}-{fits}"
+            if fits:
+                succeed(*run, "--output", output)
+                first, second = ({p.name for p in d.glob("*.saf*")} for d in (source, output))
+                assert first == second
+            else:
+                assert "GB are needed" in refuse(*run, "--output", output)
+                assert not output.exists()
 
 
 def test_permutes_for_nm_only(model, data, tmp_path, succeed, refuse):

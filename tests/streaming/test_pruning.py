@@ -5,15 +5,17 @@ from fractions import Fraction
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from shrunk_models import shrunk_model
 from streaming.helpers import HALF, NM, check_same, pruned_in_memory, save, stored
 from tiny_models import make_text, make_tokens, save_model
 from transformers import AutoTokenizer
 
-from prunerzero import Metric, Pattern, Recipe, load_model
+from prunerzero import Metric, Pattern, Recipe, load_model, prune
 from prunerzero.models.blocks import prunable_matrices
 from prunerzero.models.selection import Selection
 from prunerzero.pruning.allocation import CurvesAllocation
+from prunerzero.pruning.checkpoint import save_checkpoint
 from prunerzero.streaming import prune_streamed
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -146,6 +148,29 @@ def test_kept_weights_keep_their_bits_when_passes_run_in_another_type(tmp_path):
         kept = new.weight != 0
         assert kept.float().mean() == 0.5
         assert torch.equal(old.weight[kept], new.weight[kept])
+
+
+@pytest.mark.parametrize("update", ["none", "sparsegpt"])
+@pytest.mark.parametrize("shard", ["5GB", "30KB"])
+@pytest.mark.parametrize("dtype", ["float32", None])
+def test_files_are_typed_as_the_sources_in_memory_too(dtype, shard, update, tmp_path):
+    """Half of the source is bfloat16, in which config.json says that it is, half float32."""
+    source = save(tmp_path / "source", dtype=torch.bfloat16, shard=shard)
+    for path in source.glob("*.safetensors"):
+        tensors = load_file(path)
+        for name in sorted(tensors)[::2]:
+            exact = tensors[name].float()
+            tensors[name] = exact * 1.001 if dtype else exact
+        save_file(tensors, path, {"format": "pt"})
+    recipe = Recipe(metric=Metric.parse("W * A"), update=update)
+    options = {"calibration": make_tokens(), "dtype": dtype}
+    model, _ = load_model(source, device="cpu", dtype=dtype)
+    result = prune(model, None, recipe, HALF, **options)
+    save_checkpoint(model, None, result, tmp_path / "memory", str(source))
+    prune_streamed(source, tmp_path / "streamed", recipe, HALF, device="cpu", **options)
+    assert stored(tmp_path / "memory") == stored(tmp_path / "streamed")
+    configs = [json.loads((d / "config.json").read_text()) for d in (source, tmp_path / "memory")]
+    assert [config["dtype"] for config in configs] == ["bfloat16", "bfloat16"]
 
 
 def test_wider_weights_than_the_configuration_says_keep_their_bits(tmp_path):

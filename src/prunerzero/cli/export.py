@@ -44,6 +44,8 @@ def command(
     read_record(directory)  # raises if it was altered
     with Progress() as progress:
         if format == "dense":
+            if is_packed(directory):  # else it says so itself
+                _checked(directory)
             result = unpack(Path(directory), target, report=progress)
         else:
             check = None if is_packed(directory) else _checked(directory)

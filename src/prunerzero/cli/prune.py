@@ -28,7 +28,6 @@ from prunerzero.cli.options import (
 )
 from prunerzero.cli.preparing import AUTO, Preparation
 from prunerzero.errors import InputError
-from prunerzero.files import require_space
 
 EXAMPLES = (
     "prunerzero prune smollm2 --metric wanda --pattern 2:4 --output out",
@@ -129,12 +128,13 @@ def command(
             result = prune_streamed(source, directory, chosen, wanted, device=run.device, **options)
         else:
             loaded, tokenizer = inputs.load_quietly(source, run.device, run.dtype)
-            require_space(directory, sum(p.nbytes for p in loaded.parameters()))
             from prunerzero.pruning.calibration import calibration_windows
             from prunerzero.pruning.checkpoint import check_savable, save_checkpoint
             from prunerzero.pruning.planning import needs_data
             from prunerzero.pruning.pruner import prune
+            from prunerzero.pruning.shards import require_room
 
+            require_room(loaded, directory, model)
             check_savable(loaded)
             chosen = preparation.recipe_for(loaded, tokenizer, options)
             if needs_data(chosen, wanted):  # a text that is too short is found first

@@ -17,7 +17,6 @@ from prunerzero.data.written import without_self
 from prunerzero.errors import InputError
 from prunerzero.evaluation.evaluate import cut_texts
 from prunerzero.evaluation.perplexity import Interval, TextLoss, measure_loss, paired_interval
-from prunerzero.files import require_space
 from prunerzero.finetuning.adapter import attach, detach
 from prunerzero.finetuning.schedule import Length, Rates
 from prunerzero.finetuning.training import Course, Training
@@ -27,14 +26,13 @@ from prunerzero.models.loading import load_model
 from prunerzero.models.names import check_model_name
 from prunerzero.progress import Report, silent
 from prunerzero.pruning.checkpoint import (
-    USUAL_SHARD,
     check_savable,
     read_record,
     seen_documents,
-    shard_as,
     write_finetuned_record,
 )
 from prunerzero.pruning.pruner import matrix_results, overall_sparsity
+from prunerzero.pruning.shards import USUAL_SHARD, require_room, shard_as
 from prunerzero.streaming.journal import Journal, work_directory
 
 PRUNED, DENSE = "pruned", "dense"
@@ -358,7 +356,7 @@ class _Run:
     def _save(self, model: Any, tokenizer: Any) -> None:
         folder = self.journal.folder / CHECKPOINT
         shutil.rmtree(folder, ignore_errors=True)
-        require_space(folder, sum(p.nbytes for p in model.parameters()))
+        require_room(model, folder, self.plan.directory)
         model.save_pretrained(folder, max_shard_size=USUAL_SHARD)
         shard_as(Path(self.plan.directory), folder)
         tokenizer.save_pretrained(folder)

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
-from collections import defaultdict
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from prunerzero import __version__
 from prunerzero.data.sources import evaluation_documents
 from prunerzero.errors import InputError, first_line
 from prunerzero.files import atomic_directory, json_text, read_json, write_json
-from prunerzero.packing.checkpoint import SHARDED, SINGLE, DenseCheckpoint, copy_others
-from prunerzero.packing.shards import write_weight_map, written
-from prunerzero.packing.weightfile import TensorInfo
-from prunerzero.progress import silent
+from prunerzero.packing.checkpoint import copy_others
 from prunerzero.pruning.card import CARD, model_card
+from prunerzero.pruning.shards import USUAL_SHARD, shard_as
 
 if TYPE_CHECKING:
     from prunerzero.pruning.pruner import PruneResult
@@ -28,7 +23,6 @@ if TYPE_CHECKING:
 RECORD = "pruning.json"
 FORMAT = 1
 CHECKSUM = "sha256"  # of all else in the record
-USUAL_SHARD = "5GB"
 
 
 def save_checkpoint(
@@ -37,7 +31,8 @@ def save_checkpoint(
     """Writes a pruned model, its tokenizer, ``pruning.json`` and a card, atomically.
 
     The checkpoint is dense: pruned weights are stored as ``+0.0``, which every engine loads. It is
-    sharded as the model's own checkpoint, and what else that holds (a licence, say) is copied.
+    sharded as the model's own checkpoint, every tensor has its type there, whatever type the model
+    was loaded in, and what else that holds (a licence, say) is copied.
 
     Args:
         model: the pruned model.
@@ -60,7 +55,7 @@ def save_checkpoint(
                 copy_others(files, temporary)
             model.save_pretrained(temporary, max_shard_size=USUAL_SHARD)
             if files is not None:
-                shard_as(files, temporary)
+                shard_as(files, temporary, types=True)
             if tokenizer is not None:
                 tokenizer.save_pretrained(temporary)
             write_record(temporary, result, source)
@@ -112,41 +107,6 @@ def write_finetuned_record(
 def sealed(document: dict[str, Any]) -> dict[str, Any]:
     """A record with its checksum."""
     return document | {CHECKSUM: _digest(document)}
-
-
-def shard_as(source: Path, directory: Path) -> None:
-    """Puts the tensors of a saved checkpoint into the files that they were in before.
-
-    Transformers spreads the tensors of a model that it has loaded in another order.
-
-    Args:
-        source: the checkpoint that the model was loaded from.
-        directory: the one that was saved.
-    """
-    try:
-        before = DenseCheckpoint.open(source)
-    except InputError:  # packed, or pickle files
-        return
-    saved = DenseCheckpoint.open(directory)
-    places = {info.name: file.path.name for info, file in before.tensors.items()}
-    files: defaultdict[str, list[TensorInfo]] = defaultdict(list)
-    place = next(iter(places.values()))
-    for info in saved.tensors:
-        place = places.get(info.name, place)  # one that is new stays with its neighbour
-        files[place].append(info)
-    olds = {file.path for file in saved.tensors.values()}
-    if {path.name for path in olds} == {SINGLE} == files.keys():
-        return
-    with TemporaryDirectory(prefix=".shards-", dir=directory) as scratch:
-        for writer, info in written(Path(scratch), files, ("",), silent):
-            writer.add(info.name, info.dtype, info.shape, saved.read(info))
-        for path in olds:
-            path.unlink()
-        for name in files:
-            os.replace(Path(scratch) / name, directory / name)
-    (directory / SHARDED).unlink(missing_ok=True)
-    if files.keys() != {SINGLE}:
-        write_weight_map(directory, files)
 
 
 def record(result: PruneResult, source: str) -> dict[str, Any]:

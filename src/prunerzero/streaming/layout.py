@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,6 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 
 from prunerzero.errors import InputError
 from prunerzero.models.blocks import Block
-from prunerzero.packing.checkpoint import DenseCheckpoint
 from prunerzero.packing.weightfile import TensorInfo
 
 _NUMBER = re.compile(r"\.\d+\.")
@@ -49,13 +48,13 @@ def kind_of(block: Block) -> Kind:
     return type(block.module), frozenset((name, parameter.shape) for name, parameter in named)
 
 
-def find_layout(model: Any, blocks: Sequence[Block], checkpoint: DenseCheckpoint) -> Layout:
+def find_layout(model: Any, blocks: Sequence[Block], tensors: Iterable[TensorInfo]) -> Layout:
     """Compares a checkpoint's names and shapes with a skeleton's.
 
     Args:
         model: the skeleton.
         blocks: all its blocks.
-        checkpoint: the weights.
+        tensors: the checkpoint's.
 
     Raises:
         InputError: naming a tensor that is missing, too many, or of another shape than config.json
@@ -67,7 +66,7 @@ def find_layout(model: Any, blocks: Sequence[Block], checkpoint: DenseCheckpoint
     number = re.compile(re.escape(prefix) + r"\.(\d+)\.")
     ignored = [re.compile(text) for text in model._keys_to_ignore_on_load_unexpected or ()]
     layout = Layout([[] for _ in blocks], [], {}, mapping)
-    for info in checkpoint.tensors:
+    for info in tensors:
         target, converted = _target(model, mapping, state, info.name)
         match = number.match(target)
         if target not in state:

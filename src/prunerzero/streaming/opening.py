@@ -12,7 +12,9 @@ from torch import nn
 from prunerzero.models.blocks import EVERYTHING, Block, Selection, find_blocks
 from prunerzero.models.compute import Compute, compute_for, find_device
 from prunerzero.models.loading import load_tokenizer
-from prunerzero.packing.checkpoint import DenseCheckpoint
+from prunerzero.packing.checkpoint import DenseCheckpoint, refuse_others
+from prunerzero.packing.index import is_packed
+from prunerzero.packing.reader import PackedCheckpoint
 from prunerzero.streaming.capture import Frame
 from prunerzero.streaming.layout import find_layout
 from prunerzero.streaming.skeleton import build_skeleton, read_config
@@ -75,7 +77,7 @@ def open_model(
     directory = local_checkpoint(name)
     checkpoint = open_checkpoint(directory)
     config = read_config(directory)
-    kind = weights_dtype(config, checkpoint, dtype)
+    kind = weights_dtype(config, checkpoint.tensors, dtype)
     # Compute follows from where weights lie and their type; the skeleton's lie nowhere.
     compute = compute_for(nn.Linear(1, 1, device=find_device(device), dtype=kind), dtype)
     model = build_skeleton(config, kind, compute.device)
@@ -86,13 +88,17 @@ def open_model(
 
 
 def check_checkpoint(directory: Path) -> None:
-    """Checks that a dense checkpoint can be loaded, without reading its weights.
+    """Checks that a checkpoint, dense or packed, can be loaded, without reading its weights.
 
     Raises:
         InputError: it is quantised, an adapter, damaged, or not what its config.json says.
     """
-    checkpoint = open_checkpoint(directory)
+    if is_packed(directory):
+        refuse_others(directory)
+        packed = PackedCheckpoint.open(directory)
+        tensors = [packed.info(name) for name in packed.entries]
+    else:
+        tensors = list(open_checkpoint(directory).tensors)
     config = read_config(directory)
-    kind = weights_dtype(config, checkpoint, None)
-    model = build_skeleton(config, kind, torch.device("cpu"))
-    find_layout(model, find_blocks(model, Selection(min_coverage=0.0)), checkpoint)
+    model = build_skeleton(config, weights_dtype(config, tensors, None), torch.device("cpu"))
+    find_layout(model, find_blocks(model, Selection(min_coverage=0.0)), tensors)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from prunerzero.errors import InputError
 from prunerzero.models.finite import is_finite
@@ -19,6 +18,7 @@ from prunerzero.packing.checkpoint import DenseCheckpoint
 from prunerzero.packing.encoding import Bits
 from prunerzero.packing.index import INDEX, is_packed
 from prunerzero.packing.loading import DTYPES
+from prunerzero.packing.tensors import as_tensor
 from prunerzero.packing.weightfile import TensorInfo
 from prunerzero.progress import Report, silent
 
@@ -96,32 +96,12 @@ def refuse_not_finite(info: TensorInfo, bits: Bits) -> None:
         raise InputError(f"tensor '{info.name}' holds NaN or infinity")
 
 
-def as_tensor(bits: Bits, info: TensorInfo) -> Tensor:
-    """A tensor that shares memory with the bits read for it.
-
-    Raises:
-        InputError: PyTorch has no such type.
-    """
-    if info.dtype not in DTYPES:
-        raise InputError(f"tensor '{info.name}' is {info.dtype}, which PyTorch does not have")
-    flat = torch.from_numpy(np.ascontiguousarray(bits).reshape(-1).view(np.uint8))
-    return flat.view(DTYPES[info.dtype]).reshape(info.shape)
-
-
-def as_bits(tensor: Tensor) -> Bits:
-    """The bits of a tensor as unsigned integers of its shape and element width."""
-    stored = tensor.detach().cpu().contiguous()
-    raw: Any = stored.reshape(-1).view(torch.uint8).numpy()
-    bits: Bits = raw.view(f"u{stored.itemsize}").reshape(tuple(stored.shape))
-    return bits
-
-
-def weights_dtype(config: Any, checkpoint: DenseCheckpoint, dtype: str | None) -> torch.dtype:
+def weights_dtype(config: Any, tensors: Iterable[TensorInfo], dtype: str | None) -> torch.dtype:
     """The type in which transformers would load the weights (``dtype="auto"``).
 
     Args:
         config: the model's configuration.
-        checkpoint: its weights.
+        tensors: of its checkpoint.
         dtype: of the passes; float32 wants weights in it too, as there is no autocast to float32.
     """
     if dtype == "float32":
@@ -129,5 +109,5 @@ def weights_dtype(config: Any, checkpoint: DenseCheckpoint, dtype: str | None) -
     declared = getattr(config, "dtype", None)
     if isinstance(declared, torch.dtype):
         return declared
-    stored = [DTYPES[info.dtype] for info in checkpoint.tensors if info.dtype in DTYPES]
+    stored = [DTYPES[info.dtype] for info in tensors if info.dtype in DTYPES]
     return next((kind for kind in stored if kind.is_floating_point), torch.float32)

@@ -13,8 +13,8 @@ from torch import Tensor
 from prunerzero.packing.container import ShardWriter
 from prunerzero.packing.encoding import Bits
 from prunerzero.packing.loading import DTYPES
+from prunerzero.packing.tensors import as_bits, as_tensor
 from prunerzero.packing.weightfile import TensorInfo, WeightFile
-from prunerzero.streaming.source import as_bits, as_tensor
 
 # Bytes of one set of hidden states that are kept in memory as well; there are two at a time.
 IN_MEMORY = 128 * 2**20

@@ -21,14 +21,13 @@ from transformers.utils import logging
 
 from prunerzero.errors import InputError
 from prunerzero.models.blocks import Block
-from prunerzero.models.snapshot import INTEGERS
 from prunerzero.packing.checkpoint import DenseCheckpoint
 from prunerzero.packing.encoding import Bits
 from prunerzero.packing.loading import DTYPES
+from prunerzero.packing.tensors import as_bits, as_tensor, typed_as
 from prunerzero.packing.weightfile import TensorInfo
 from prunerzero.streaming.layout import find_layout, missing, other_shape
 from prunerzero.streaming.memory import trim
-from prunerzero.streaming.source import as_bits, as_tensor
 
 IN_MEMORY = "prune in memory (--no-stream)"
 
@@ -57,7 +56,7 @@ class WeightStore:
             InputError: naming a tensor that is missing, too many, or of another shape than
                 config.json says.
         """
-        self.layout = find_layout(model, blocks, checkpoint)
+        self.layout = find_layout(model, blocks, checkpoint.tensors)
         self._model = model
         self._checkpoint = checkpoint
         self._options = LoadStateDictConfig(
@@ -113,7 +112,9 @@ class WeightStore:
             tensor = next((found[name] for name in names if name in found), None)
             if tensor is None or tuple(tensor.shape) != info.shape:
                 raise _irreversible(info)
-            yield info, self._typed(tensor, info)
+            if tensor.dtype != DTYPES[info.dtype]:
+                tensor = typed_as(tensor, as_tensor(self._checkpoint.read(info), info))
+            yield info, as_bits(tensor)
 
     def check_reversible(self, block: Block) -> None:
         """Checks that a loaded block, unchanged, is given back bit for bit.
@@ -124,16 +125,6 @@ class WeightStore:
         for info, bits in self.stored(block):
             if not (bits == self._checkpoint.read(info)).all():
                 raise _irreversible(info)
-
-    def _typed(self, tensor: Tensor, info: TensorInfo) -> Bits:
-        wanted = DTYPES[info.dtype]
-        if tensor.dtype == wanted:
-            return as_bits(tensor)
-        tensor = tensor.cpu().contiguous()
-        source = as_tensor(self._checkpoint.read(info), info)
-        integer = INTEGERS[tensor.itemsize]
-        same = source.to(tensor.dtype).view(integer) == tensor.view(integer)
-        return as_bits(torch.where(same, source, tensor.to(wanted)))
 
     @contextmanager
     def _held(
