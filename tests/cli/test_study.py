@@ -103,7 +103,7 @@ def test_show_the_ladder_as_text(climbed, path, capsys):
     assert rows["won"] == "1"
     agreement = "tau -1.00 (2 candidates on both, 1 of them audits)"
     assert rows["agreement of rungs 0 and 1"] == agreement
-    assert rows["top 10 that rung 0 would lose"] == "100%"
+    assert rows["top 10 that rung 0 would lose"] == "100% (estimated from 1 audits)"
     assert rows["slack of rung 0"] == "0.5 standard errors"
     assert main(["study", str(path)]) == 0  # without a ladder
     out = capsys.readouterr().out

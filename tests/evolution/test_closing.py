@@ -253,7 +253,7 @@ def test_of_several_single_formulas_validation_text_chooses(study):
     first, second, third = FINALISTS
     comparison = Comparison({"candidate 1": 1.9, "candidate 2": 1.7})
     closing = close(study, comparison, [third], [first, second])
-    assert closing.formula == second
+    assert closing.formula == closing.winner == second
     assert ("candidate 1", Split.VALIDATION) in comparison.measured
     assert ("candidate 1", Split.HELDOUT) not in comparison.measured
 

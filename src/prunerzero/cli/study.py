@@ -177,7 +177,12 @@ def _ladder_rows(ladder: Ladder) -> list[tuple[str, Any]]:
         if agreement.tau is not None
     ]
     if ladder.top_lost is not None:
-        rows.append(("top 10 that rung 0 would lose", f"{ladder.top_lost:.0%}"))
+        rows.append(
+            (
+                "top 10 that rung 0 would lose",
+                f"{ladder.top_lost:.0%} (estimated from {ladder.audited} audits)",
+            )
+        )
     if ladder.slack is not None:
         rows.append(("slack of rung 0", f"{ladder.slack:g} standard errors"))
     return rows

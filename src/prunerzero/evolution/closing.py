@@ -57,13 +57,13 @@ class Closing:
     """What a finished search shows.
 
     Attributes:
-        winner: the finalist with the lowest validation loss.
+        winner: the finalist, or single formula, with the lowest validation loss.
         best: its held-out reading.
         dense: the dense model's.
         baselines: the zoo's readings, uniform allocation.
         reallocated: Wanda (or another rival of recipes with an update) under the winner's
             allocation; None if that is uniform.
-        finalists: validation readings, best first.
+        finalists: validation readings of all these, best first.
         formula: the best candidate with one formula and uniform allocation; None if there is none.
         formula_alone: its held-out reading.
         intervals: the winner's change in held-out perplexity against each of the others, by name.
@@ -215,14 +215,15 @@ def close(
     Args:
         study: where the reading of held-out text is noted.
         closers: one for each target.
-        finalists: the candidates to choose from.
-        formulas: candidates that are one formula under uniform allocation; the best of them is
-            read on held-out text too.
+        finalists: candidates to choose the winner from.
+        formulas: more of them, one formula under uniform allocation each; the best of these is
+            read on held-out text even if it does not win.
         objective: how targets are combined: the mean loss, or that which is worst against Wanda's.
     """
+    chosen = {one.id: one for one in [*finalists, *formulas]}
     readings = {
         one.id: [closer.validate(f"candidate {one.id}", one.recipe, one.id) for closer in closers]
-        for one in [*finalists, *(formulas if len(formulas) > 1 else ())]
+        for one in chosen.values()
     }
     origins = [0.0] * len(closers)
     if objective == "worst":  # as in the fitness, where targets are set off against the first
@@ -234,8 +235,8 @@ def close(
         above = [loss - origin for loss, origin in zip(losses, origins, strict=True)]
         return combine(above, objective)
 
-    order = sorted(finalists, key=height)
-    formula = min(formulas, key=height) if len(formulas) > 1 else next(iter(formulas), None)
+    order = sorted(chosen.values(), key=height)
+    formula = min(formulas, key=height, default=None)
     hashes = " ".join(dict.fromkeys(closer.windows for closer in closers))
     study.add_event("heldout", {"winner": order[0].id, "windows": hashes})
     return [

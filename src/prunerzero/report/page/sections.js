@@ -151,7 +151,8 @@ function showFunnel(study) {
   for (const { rungs, tau, readings, audits } of funnel.agreement) {
     if (tau !== null) lines.push(`Rungs ${rungs[0]} and ${rungs[1]} agree with Kendall's tau ${tau.toFixed(2)} (${readings} candidates on both, ${audits} of them audits).`);
   }
-  if (funnel.top_lost !== null) lines.push(`Rung 0 alone would lose ${percent(funnel.top_lost)} of the best ten.`);
+  const audited = funnel.agreement.length ? funnel.agreement[0].audits : 0;
+  if (funnel.top_lost !== null) lines.push(`Rung 0 alone would lose ${percent(funnel.top_lost)} of the best ten, by an estimate from ${number(audited)} audits.`);
   fill("agreement", ...lines.map(note));
   fill("failures", funnel.failures.length ? table([{ title: "status" }, { title: "reason" }, { title: "candidates", number: true }],
     funnel.failures.map(({ status, reason, count }) => [status, reason, number(count)])) : note("No candidate failed or was rejected."));
