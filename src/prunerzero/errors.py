@@ -69,6 +69,13 @@ class MissingExtraError(InputError):
         return type(self), (self.extra, self.purpose)
 
 
+def is_interrupt(error: BaseException | None) -> bool:
+    """Whether an error comes from an interrupt: pydantic, for one, wraps whatever it meets."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 def first_line(error: BaseException) -> str:
     """What an error of a library says, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -84,6 +84,19 @@ def test_what_does_not_stop_is_ended(grace, signals):
     assert err.endswith("go on with: prunerzero prune 'a b'\n")
 
 
+def test_an_interrupt_that_a_library_wraps_is_one():
+    def wrap():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise ValueError("as pydantic does") from error
+
+    with pytest.raises(KeyboardInterrupt), stopping.stoppable("prunerzero", []):
+        wrap()
+    with pytest.raises(ValueError, match="no signal"), stopping.stoppable("prunerzero", []):
+        raise ValueError("no signal")
+
+
 def test_handlers_are_given_back(capsys):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     assert main(["metrics"]) == 0

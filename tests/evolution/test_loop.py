@@ -269,6 +269,20 @@ def test_a_slow_measurement_is_recorded_and_skipped(make, study, clock):
     assert clock.now == 7 + 63 + 7
 
 
+def test_an_interrupt_is_no_fault_of_the_candidate(make, study):
+    def interrupted(_):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise ValueError("as pydantic does") from error
+
+    judge = Lengths()
+    judge.judge = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        make("W", judge=judge).advance()
+    assert study.candidates() == []
+
+
 def test_a_bug_of_ours_is_not_hidden(make, study):
     judge = Lengths()
     judge.judge = lambda recipe: (_ for _ in ()).throw(TypeError("ours"))

@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from killing import FatalWrites, Killed
 
+from prunerzero import timelimit
 from prunerzero.errors import InputError
 from prunerzero.evolution import runner as module
 from prunerzero.evolution import session, workbench
@@ -310,6 +312,39 @@ def test_a_raising_operator_fails_its_candidates_alone(run, tmp_path, monkeypatc
     assert rows[guesses[1]].status in {"failed", "rejected"}
     assert "not finite" in rows[guesses[1]].reason
     assert rows[guesses[2]].status == "evaluated"
+
+
+def test_a_candidate_that_becomes_slow_leaves_nothing_behind(run, tmp_path, monkeypatch):
+    """It is given up amid pruning the model; the search is then as if it had raised."""
+    kernel, tanh, calls, now = OPERATORS["tanh"].kernel, OPERATORS["tanh"], [0], [0.0]
+
+    def dawdle(x):
+        calls[0] += 1
+        now[0] += 35.0 if calls[0] > len(probes) else 0.0
+        return kernel(x)
+
+    def fail(x):
+        calls[0] += 1
+        if calls[0] > len(probes) + 1:
+            raise RuntimeError("out of paper")
+        return kernel(x)
+
+    probes = range(6)
+    monkeypatch.setattr(timelimit, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    found = {}
+    for function in (dawdle, fail):
+        monkeypatch.setitem(OPERATORS, "tanh", dataclasses.replace(tanh, kernel=function))
+        calls[0] = 0
+        run(f"{function.__name__}.db", candidates=10, guesses=("W * tanh(A)",))
+        candidates, *rest = rows_of(tmp_path / f"{function.__name__}.db")
+        reasons = [row.reason for row in candidates if row.reason]
+        rows = [dataclasses.replace(row, reason=None) for row in candidates]
+        found[function] = rows, rest
+        assert [row.status for row in rows].count("failed") == len(reasons) == 1
+        if function is dawdle:
+            assert reasons[0].startswith("took more than 60 s, ")
+            assert now[0] == 70.0
+    assert found[dawdle] == found[fail]
 
 
 def test_callbacks_see_the_study_and_may_stop(run, tmp_path):

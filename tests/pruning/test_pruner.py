@@ -7,6 +7,7 @@ from tiny_models import make_model, make_text, make_tokenizer, make_tokens
 from prunerzero.errors import InputError
 from prunerzero.metric import Metric
 from prunerzero.models.blocks import find_blocks, prunable_matrices, watch_inputs
+from prunerzero.models.selection import Selection
 from prunerzero.pruning.allocation import CurvesAllocation
 from prunerzero.pruning.pattern import Pattern
 from prunerzero.pruning.pruner import MatrixResult, UnusableScores, plan_sparsities, prune
@@ -274,3 +275,43 @@ def test_sparsity_is_an_exact_fraction():
         find_blocks(make_model()), Recipe.named("wanda"), Pattern.parse("87.5%")
     )
     assert set(planned.values()) == {Fraction(7, 8)}
+
+
+class TestWidthsThatThePatternDoesNotDivide:
+    """A Mamba's `dt_proj` reads a 16th of the hidden size: 2 inputs where that is 32."""
+
+    NM = Pattern.parse("2:4")
+
+    def prune(self, **options):
+        hidden = options.pop("hidden_size", 32)
+        model = make_model("mamba", hidden_size=hidden)
+        prune(model, None, Metric.parse("W * A"), self.NM, calibration=make_tokens(), **options)
+        return {m.name: int((m.weight != 0).sum()) / m.weight.numel()
+                for m in prunable_matrices(model)}  # fmt: skip
+
+    def test_the_line_says_how_to_leave_them_dense(self):
+        with pytest.raises(InputError) as caught:
+            self.prune()
+        line = str(caught.value)
+        assert "the width 2 of backbone.layers.0.mixer.dt_proj is not a multiple of 4" in line
+        option = "--exclude '*.dt_proj'"
+        assert line.endswith(f"; to leave such matrices dense: {option}")
+        kept = self.prune(selection=Selection(exclude=("*.dt_proj",)))
+        assert {share for name, share in kept.items() if "dt_proj" in name} == {1.0}
+        assert {share for name, share in kept.items() if "dt_proj" not in name} == {0.5}
+
+    def test_usual_sizes_fit(self):
+        kept = self.prune(hidden_size=64)
+        assert set(kept.values()) == {0.5}
+        assert any("dt_proj" in name for name in kept)
+
+    def test_there_is_no_hint_where_nothing_would_be_left(self):
+        with pytest.raises(InputError, match=r"is not a multiple of 7$"):
+            prune(make_model(), None, Metric.parse("W"), Pattern.parse("3:7"))
+
+    def test_experts_are_left_out_by_their_parameter(self):
+        model = make_model("mixtral", intermediate_size=66)
+        with pytest.raises(InputError, match=r"dense: --exclude '\*.down_proj.\*'$"):
+            prune(model, None, Metric.parse("W"), self.NM)
+        selection = Selection(exclude=("*.down_proj.*",))
+        prune(model, None, Metric.parse("W"), self.NM, selection=selection)

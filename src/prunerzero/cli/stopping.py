@@ -48,6 +48,10 @@ def stoppable(program: str, arguments: Sequence[str]) -> Iterator[None]:
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+    except Exception as error:
+        if last.ident is not None:  # a library made something else of the interrupt
+            raise KeyboardInterrupt from error
+        raise
     finally:
         last.cancel()
         for number, handler in before.items():

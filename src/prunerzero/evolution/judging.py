@@ -102,9 +102,9 @@ class Judge(ABC):
         """What a copy needs to measure a candidate now, while so many others are out."""
         return None
 
-    @abstractmethod
     def measure(self, recipe: Recipe, stance: Stance | None) -> tuple[Measurement, ...]:
-        """What `judge` measures, without taking note of it."""
+        """What `judge` measures, without taking note of it; only workers need it."""
+        raise NotImplementedError(f"{type(self).__name__} cannot measure in workers")
 
     def learnt(self) -> Stance | None:
         """What a copy found out about the incumbent meanwhile."""

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from prunerzero.errors import InputError
+from prunerzero.errors import InputError, is_interrupt
 from prunerzero.evolution.arena import Arena
 from prunerzero.evolution.executors.tasks import CANDIDATES_FAULTS, reason_of
 from prunerzero.evolution.guidance import Guidance, MeasureGuidance, guidance_on
@@ -227,6 +227,8 @@ class Loop:
                 verdict = self._judge.judge(recipe)
             status = "evaluated"
         except CANDIDATES_FAULTS as error:
+            if is_interrupt(error):
+                raise KeyboardInterrupt from error
             if sketch is None and isinstance(error, UnusableScores):
                 status = "rejected"
             reason = reason_of(error)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from fractions import Fraction
 from typing import Any, Protocol
 
@@ -24,7 +25,7 @@ from prunerzero.models.blocks import (
     find_blocks,
 )
 from prunerzero.models.compute import Compute, compute_for
-from prunerzero.models.matrices import is_mixture
+from prunerzero.models.matrices import Matrix, is_mixture
 from prunerzero.notebook import Tabular, properties
 from prunerzero.permutation.pattern import check_permutable
 from prunerzero.permutation.permute import permute
@@ -365,8 +366,23 @@ def plan_sparsities(blocks: list[Block], recipe: Recipe, pattern: Pattern) -> di
         )
     for matrix in matrices:
         recipe.metric_for(matrix.kind, matrix.family)
-        pattern.check_width(matrix.shape.columns, matrix.name)
+    _check_widths(matrices, pattern)
     return recipe.allocation.sparsities([matrix.shape for matrix in matrices], pattern)
+
+
+def _check_widths(matrices: list[Matrix], pattern: Pattern) -> None:
+    odd = [m for m in matrices if pattern.m is not None and m.shape.columns % pattern.m]
+    if not odd:
+        return
+    try:
+        pattern.check_width(odd[0].shape.columns, odd[0].name)
+    except InputError as error:
+        globs = dict.fromkeys(f"*.{m.kind}" + ".*" * (m.expert is not None) for m in odd)
+        rest = [m for m in matrices if not any(fnmatchcase(m.name, glob) for glob in globs)]
+        if not rest:
+            raise
+        options = " ".join(f"--exclude '{glob}'" for glob in globs)
+        raise InputError(f"{error}; to leave such matrices dense: {options}") from None
 
 
 def check_plan(blocks: list[Block], recipe: Recipe, pattern: Pattern) -> None:

@@ -18,7 +18,8 @@ class Candidate:
         step: Step of the search that proposed it; the initial population is step 0 upwards.
         key: Canonical formulas + pattern + group + allocation + update (design 3.4).
         status: ``evaluated``: it has a fitness. ``rejected``: refused before any forward pass.
-            ``failed``: it raised or gave non-finite scores. ``pending``: a worker has it.
+            ``failed``: it raised, took too long, or predicted what is not finite. ``pending``: a
+            worker has it.
         recipe: The recipe's JSON object.
         expression: Its formulas as text.
         size: Nodes of its formulas.

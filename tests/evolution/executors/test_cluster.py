@@ -5,12 +5,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from contextlib import contextmanager, suppress
 
 import pytest
 
 from prunerzero.errors import InputError
 from prunerzero.evolution import runner as module
+from prunerzero.evolution.executors import cluster as cluster_module
 from prunerzero.evolution.executors.cluster import RayExecutor, check_reachable
 from prunerzero.evolution.runner import search
 from prunerzero.evolution.settings import Budget
@@ -73,8 +76,49 @@ def test_the_cluster_that_was_joined_last_may_be_gone(tmp_path, monkeypatch):
     (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{port}")
     with pytest.raises(InputError, match=f"ray cluster '127.0.0.1:{port}': cannot be reached"):
         check_reachable("auto")
-    with socket.create_server(("127.0.0.1", port)):
+    with listening(b"\0\0\0\4" + bytes(5), port):
         check_reachable("auto")
+
+
+@contextmanager
+def listening(answer, port=0):
+    """Somebody who answers whoever calls, and hangs up unless there is nothing to say."""
+    with socket.create_server(("127.0.0.1", port)) as server:
+
+        def serve():
+            with suppress(OSError):
+                caller, _ = server.accept()
+                callers.append(caller)
+                if answer is not None:
+                    caller.recv(100)
+                    caller.sendall(answer)
+                    caller.close()
+
+        callers = []
+        threading.Thread(target=serve, daemon=True).start()
+        yield server.getsockname()[1]
+        for caller in callers:
+            caller.close()
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-x\r\n", b""])
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_who_listens_may_not_be_ray(answer, scheme, monkeypatch):
+    monkeypatch.delenv("RAY_USE_TLS", raising=False)
+    with (
+        listening(answer) as port,
+        pytest.raises(InputError, match=rf"'{scheme}127.0.0.1:{port}': who listens there does not"),
+    ):
+        check_reachable(f"{scheme}127.0.0.1:{port}")
+
+
+def test_who_listens_may_say_nothing(monkeypatch):
+    monkeypatch.setattr(cluster_module, "PATIENCE", 0.2)
+    with (
+        listening(None) as port,
+        pytest.raises(InputError, match=rf"'127.0.0.1:{port}': cannot be reached \(timed out\)"),
+    ):
+        check_reachable(f"127.0.0.1:{port}")
 
 
 @pytest.mark.slow
@@ -132,9 +176,11 @@ def test_more_workers_than_the_cluster_has_cores_for(run):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_search_that_is_stopped_says_how_to_go_on_and_leaves_nothing_running(
-    model_directory, text, tmp_path
+    model_directory, text, tmp_path, number
 ):
+    """SIGINT goes to the whole group, as Ctrl-C does."""
     psutil = pytest.importorskip("psutil")
     study = tmp_path / "s.db"
     command = [
@@ -142,13 +188,18 @@ def test_a_search_that_is_stopped_says_how_to_go_on_and_leaves_nothing_running(
         "--study", str(study), "--calibration", text, "--samples", "4", "--sequence-length", "32",
         "--candidates", "100000", "--executor", "ray", "--workers", "2",
     ]  # fmt: skip
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ) as process:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=os.environ, start_new_session=True
+    ) as process:
         while process.poll() is None and measured(study) < 4:  # the first is measured without Ray
             time.sleep(0.1)
         if process.poll() is not None:
             pytest.fail(process.stderr.read())
         started = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGTERM)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
         err = process.communicate(timeout=60)[1]
     assert process.returncode == 130, err
     assert err.splitlines()[-1].startswith("prunerzero: interrupted, nothing is half-written")

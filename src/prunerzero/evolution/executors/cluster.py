@@ -26,6 +26,10 @@ from prunerzero.evolution.executors.tasks import Answer, Lost, Task, Workplace
 ROOM = 256 << 20  # bytes of a local object store, beside the parcel
 ADDRESS = re.compile(r"(?:ray://)?\[?(?P<host>[^/\[\]]+)\]?:(?P<port>\d{1,5})")
 PATIENCE = 5.0  # seconds for an answer from a cluster's address
+# HTTP/2 (RFC 9113): a client's first bytes with its empty settings; bytes of a frame's header, the
+# fourth of which is its type.
+FRAME_HEADER, SETTINGS = 9, 4
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, SETTINGS, 0, 0, 0, 0, 0])
 
 
 class RayExecutor(Executor):
@@ -224,14 +228,17 @@ def _signals_kept() -> Iterator[None]:
 
 
 def check_reachable(address: str) -> None:
-    """Whether somebody listens at a cluster's address; Ray itself would try for a minute or more.
+    """Whether a cluster may be at an address; Ray itself would try for minutes.
+
+    Somebody has to listen there and to speak HTTP/2 as Ray does (gRPC): a server of another kind,
+    or a cluster that is stuck, says nothing or something else.
 
     Args:
         address: ``HOST:PORT``, ``ray://HOST:PORT``, or ``auto`` for the cluster that this machine
             joined last.
 
     Raises:
-        InputError: it is no address, or nobody does.
+        InputError: it is no address, or there is none.
     """
     place = address
     if address == "auto":
@@ -244,12 +251,25 @@ def check_reachable(address: str) -> None:
             f"ray address '{place}': is no address; give HOST:PORT, ray://HOST:PORT or auto"
         )
     try:
-        socket.create_connection((found["host"], int(found["port"])), PATIENCE).close()
+        with socket.create_connection((found["host"], int(found["port"])), PATIENCE) as there:
+            greeted = os.environ.get("RAY_USE_TLS") == "1" or _greets(there)
     except (OSError, OverflowError) as error:
         raise InputError(
             f"ray cluster '{place}': cannot be reached ({getattr(error, 'strerror', 0) or error}); "
             "is it running ('ray status' there), and is that its address?"
         ) from None
+    if not greeted:
+        raise InputError(
+            f"ray cluster '{place}': who listens there does not answer as Ray does; "
+            "is that its address ('ray status' there)?"
+        )
+
+
+def _greets(there: socket.socket) -> bool:
+    """Whether the other end begins as an HTTP/2 server must, with its settings."""
+    there.sendall(GREETING)
+    answer = there.makefile("rb").read(FRAME_HEADER)
+    return len(answer) == FRAME_HEADER and answer[3] == SETTINGS
 
 
 def _joined_last() -> str | None:
