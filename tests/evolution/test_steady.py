@@ -262,6 +262,14 @@ def test_a_stuck_worker_is_replaced(run, tmp_path, monkeypatch):
     assert any("it had not ended after" in (row.reason or "") for row in rows.values())
 
 
+def test_how_long_the_first_tasks_may_take_goes_by_the_first_candidate(run, monkeypatch):
+    monkeypatch.setattr(steady, "PATIENCE", -1.0)
+    monkeypatch.setattr(steady, "BEYOND", 1e9)
+    crew = RandomCrew(2)
+    run(crew=crew, candidates=4)
+    assert not crew.lost
+
+
 class HoldingCrew(RandomCrew):
     """Ends no measurement of some formulas before those of all have begun."""
 

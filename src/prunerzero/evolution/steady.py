@@ -32,7 +32,7 @@ from prunerzero.evolution.guidance import Guidance
 from prunerzero.evolution.judging import Verdict
 from prunerzero.evolution.loop import GUIDANCE_EVENT, MOST_DUPLICATES, Exhausted, Loop, OutOfTime
 from prunerzero.evolution.masking import Sketch
-from prunerzero.evolution.patience import Patience
+from prunerzero.evolution.patience import TIMES, Patience
 from prunerzero.evolution.strategies import Proposal, Question
 from prunerzero.recipe import Recipe
 from prunerzero.study import Candidate
@@ -266,7 +266,9 @@ class SteadyLoop(Loop):
         watched = min(now - self._last_look, 2 * TICK)
         self._last_look = now
         allowed = self._patience.allowance.seconds
-        patience = max(PATIENCE, BEYOND * allowed if math.isfinite(allowed) else 0.0)
+        if math.isinf(allowed):  # by what is known of others: the first, or an earlier session's
+            allowed = TIMES * self.seconds / len(self.individuals)
+        patience = max(PATIENCE, BEYOND * allowed)
         for worker, flight in list(self._at.items()):
             flight.watched += watched
             if flight.watched > patience:
