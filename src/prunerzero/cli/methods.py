@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from prunerzero.recipe import Recipe
 
 ALL = "all"
+FIRST = "wanda"  # of all: the others are read against it
 
 EVOLVED = "evolved"
 ALLOCATIONS = ("uniform", "owl", EVOLVED)
@@ -98,7 +99,10 @@ def methods_of(
     from prunerzero import zoo
     from prunerzero.recipe import Recipe
 
-    names = list(zoo.names()) if metrics.strip() == ALL else split_list(metrics)
+    everything = metrics.strip() == ALL
+    names = (
+        sorted(zoo.names(), key=lambda name: name != FIRST) if everything else split_list(metrics)
+    )
     chosen = [Method.of(name, Recipe.from_text(name, group)) for name in names]
     if update is not None:
         updates = split_list(update)
